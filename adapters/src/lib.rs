@@ -1,0 +1,1 @@
+//! Features -> LLM space and back.

@@ -1,0 +1,12 @@
+//! What all parts of Musaic share, and that names no model: media files, weights, layers, devices, errors, role traits.
+
+pub mod device;
+pub mod error;
+pub mod media;
+pub mod nn;
+pub mod role;
+pub mod testing;
+pub mod weights;
+
+pub use device::{DeviceChoice, WeightFormat};
+pub use error::{Error, Hint, Result};

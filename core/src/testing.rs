@@ -1,0 +1,1 @@
+//! Reading parity cases ("goldens"): `case.json` beside `io.safetensors`.

@@ -1,0 +1,1 @@
+//! Conditioning -> audio: MusicGen and the parts it is made of.

@@ -1,0 +1,1 @@
+//! Frozen feature extractors: media -> features `[batch, positions, dim]`.

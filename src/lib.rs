@@ -1,0 +1,1 @@
+//! Musaic: any medium in, music and understanding out.

@@ -1,0 +1,3 @@
+//! The `musaic` program.
+
+fn main() {}
