@@ -4,6 +4,7 @@ pub mod device;
 pub mod error;
 pub mod media;
 pub mod nn;
+pub mod probe;
 pub mod role;
 pub mod testing;
 pub mod weights;

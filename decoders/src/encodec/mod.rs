@@ -1,0 +1,1 @@
+//! EnCodec: waveform to codes and back.

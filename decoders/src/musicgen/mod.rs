@@ -1,0 +1,1 @@
+//! MusicGen: text, states or audio to codes to audio.
