@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs what the build needs and the machine lacks. Sourced by try.sh and test.sh; does nothing, and needs no network,
+# where everything is there.
+set -euo pipefail
+
+need() {
+  command -v cargo >/dev/null || {
+    echo "error: no Rust toolchain (cargo) found" >&2
+    echo "hint: install one with rustup, see https://rustup.rs, then run this again" >&2
+    exit 2
+  }
+  local wanted=1.95 have
+  have=$(rustc --version | sed -E 's/^rustc ([0-9]+\.[0-9]+).*/\1/')
+  if [ "$(printf '%s\n%s\n' "$wanted" "$have" | sort -V | head -n 1)" != "$wanted" ]; then
+    echo "error: Rust $have found, $wanted or newer needed" >&2
+    echo "hint: rustup update stable" >&2
+    exit 2
+  fi
+
+  # The C compiler and make build LAME and Opus, cmake configures Opus.
+  local missing=()
+  command -v cc >/dev/null || missing+=(build-essential)
+  command -v make >/dev/null || missing+=(build-essential)
+  command -v cmake >/dev/null || missing+=(cmake)
+  command -v pkg-config >/dev/null || missing+=(pkg-config)
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if ! command -v apt-get >/dev/null; then
+    echo "error: missing ${missing[*]}, and no apt-get to install them with" >&2
+    echo "hint: install a C compiler, make, cmake and pkg-config with your system's package manager" >&2
+    exit 2
+  fi
+  local root=()
+  [ "$(id -u)" -eq 0 ] || root=(sudo)
+  echo "installing ${missing[*]}" >&2
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}

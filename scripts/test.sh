@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# From a fresh clone to passed tests: installs what is missing, checks the format, lints, runs every test.
+cd "$(dirname "$0")/.." || exit 2
+. scripts/packages.sh
+need
+cargo fmt --all --check
+cargo clippy --release --locked --workspace --all-targets --features full -- -D warnings
+cargo test --release --locked --workspace --features full
