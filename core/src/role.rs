@@ -152,3 +152,96 @@ impl Cancel {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
+
+/// How a decoder picks among the tokens (or noise) it could take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sampling {
+    /// Always the most likely token.
+    Greedy,
+    /// A draw from the warped distribution.
+    Draw {
+        /// Divides the logits; above 0.
+        temperature: f64,
+        /// Keeps the `k` most likely tokens; 0 keeps all.
+        top_k: usize,
+        /// Keeps the most likely tokens that together reach this probability; 1 keeps all.
+        top_p: f64,
+    },
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::Draw { temperature: 1.0, top_k: 250, top_p: 1.0 }
+    }
+}
+
+/// What a decoder is asked for besides the conditioning.
+#[derive(Debug, Clone)]
+pub struct DecodeOptions {
+    /// Seconds of new music.
+    pub duration_s: f64,
+    /// Classifier-free guidance; 1 is none.
+    pub guidance_scale: f64,
+    /// How tokens are picked.
+    pub sampling: Sampling,
+    /// Root of every random draw.
+    pub seed: u64,
+    /// Number of the take: another take of one seed is another piece.
+    pub take: u32,
+    /// Music to go on from, `[1, channels, samples]` at the decoder's sample rate.
+    pub continue_from: Option<Tensor>,
+    /// Whether the sink gets the music gone on from as well (as the codec hears it), before the new music.
+    pub emit_prompt: bool,
+    /// Melody to follow, `[1, 1, samples]` at the decoder's sample rate.
+    pub melody: Option<Tensor>,
+    /// Keys and values of attention held in 16 bits: half the memory, not the last digit.
+    pub half_cache: bool,
+    /// The behaviour of the published reference where ours differs.
+    pub reference: bool,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        Self {
+            duration_s: 10.0,
+            guidance_scale: 3.0,
+            sampling: Sampling::default(),
+            seed: 0,
+            take: 0,
+            continue_from: None,
+            emit_prompt: false,
+            melody: None,
+            half_cache: false,
+            reference: false,
+        }
+    }
+}
+
+/// What came out of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeSummary {
+    /// Samples a channel that reached the sink.
+    pub samples: usize,
+    /// Steps of the slow part.
+    pub steps: usize,
+    /// Whether somebody asked to stop before the end; what was finished until then is in the sink.
+    pub cancelled: bool,
+}
+
+/// Conditioning to audio.
+pub trait Decoder: Send {
+    /// Name, widths and rates.
+    fn spec(&self) -> &DecoderSpec;
+    /// Makes `options.duration_s` seconds of music, handing blocks to `sink` as soon as they are finished.
+    ///
+    /// # Errors
+    /// An option or the conditioning does not fit this decoder, the sink fails, or the arithmetic does. A stop on request
+    /// is no error: the summary tells.
+    fn decode(
+        &mut self,
+        conditioning: &Conditioning,
+        options: &DecodeOptions,
+        cancel: &Cancel,
+        sink: &mut dyn AudioSink,
+    ) -> Result<DecodeSummary>;
+}
