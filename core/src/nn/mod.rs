@@ -14,7 +14,7 @@ pub use self::{
     attention::{KvCache, Mask, attention},
     conv::{Conv1d, Conv1dConfig, ConvTranspose1d, pad_reflect},
     linear::{Embedding, Linear},
-    lstm::Lstm,
+    lstm::{Lstm, LstmState},
     matrix::{Matrix, MatrixBuilder},
     norm::{LayerNorm, RmsNorm},
 };

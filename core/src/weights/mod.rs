@@ -95,6 +95,11 @@ impl Weights {
         self.shared.format
     }
 
+    /// `false` where there are names but no numbers: layers then need not compute anything from what they load.
+    pub fn has_values(&self) -> bool {
+        self.shared.source.has_values()
+    }
+
     /// Type of the arithmetic, and of everything that is not a large matrix.
     pub fn dtype(&self) -> DType {
         self.shared.format.compute_dtype(&self.shared.device)
