@@ -1,1 +1,0 @@
-//! Reading parity cases ("goldens"): `case.json` beside `io.safetensors`.
