@@ -6,8 +6,9 @@
 //! then follows exactly where it broke off, so there is nothing to join: the codes are one stream, and so is the audio.
 //!
 //! Behind the last frame the more delayed codebooks still have tokens to come. The reference feeds pad tokens for the
-//! codebooks that are done; it was trained so at the end of a full window, but not at the end of a shorter piece. Here they
-//! go on being sampled (and are dropped), so that a longer piece with the same seed begins with the shorter one.
+//! codebooks that are done; the model was trained so at the end of a full window, but not at the end of a shorter piece. Here
+//! they go on being sampled (and are dropped), so that a longer piece with the same seed begins with the shorter one. Only
+//! where the window ends there too is it filled as in training, rather than placed anew for these few tokens.
 
 use std::ops::Range;
 
