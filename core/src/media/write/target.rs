@@ -1,0 +1,82 @@
+//! Where the bytes go: a temporary file that gets its name at the end, or a stream.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+/// The receiver of encoded bytes.
+pub(in crate::media) enum Target {
+    /// A temporary file beside the target; deleted on drop.
+    File(BufWriter<NamedTempFile>),
+    /// A pipe; nothing written can be changed.
+    Stream(Box<dyn Write + Send>),
+}
+
+impl Target {
+    /// A temporary file in the folder of `path`.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".musaic-").suffix(".part");
+        // As any new file; the process's mask takes away what it must.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        Ok(Self::File(BufWriter::with_capacity(1 << 16, builder.tempfile_in(folder)?)))
+    }
+
+    pub fn stream(out: Box<dyn Write + Send>) -> Self {
+        Self::Stream(out)
+    }
+
+    /// Whether [`Target::patch`] works.
+    pub fn can_patch(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    /// Overwrites bytes written before, and returns to the end.
+    pub fn patch(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                file.seek(SeekFrom::Start(at))?;
+                file.write_all(bytes)?;
+                file.seek(SeekFrom::End(0)).map(|_| ())
+            }
+            Self::Stream(_) => Err(io::ErrorKind::NotSeekable.into()),
+        }
+    }
+
+    /// Syncs the bytes and gives the file its name; flushes a stream.
+    pub fn commit(self, path: &Path, overwrite: bool) -> io::Result<()> {
+        match self {
+            Self::Stream(mut out) => out.flush(),
+            Self::File(file) => {
+                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                file.as_file().sync_all()?;
+                let named = if overwrite { file.persist(path) } else { file.persist_noclobber(path) };
+                named.map_err(|failed| failed.error)?;
+                // The name itself is safe once its folder is; a folder that cannot be synced is no failure.
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let _ = File::open(folder).and_then(|folder| folder.sync_all());
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Stream(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Stream(out) => out.flush(),
+        }
+    }
+}
