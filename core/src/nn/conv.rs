@@ -76,8 +76,11 @@ impl ConvTranspose1d {
     /// # Errors
     /// A shape does not fit.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = xs.conv_transpose1d(&self.weight, 0, 0, self.stride, 1, 1)?;
-        add_bias(ys, self.bias.as_ref())
+        // candle 0.11 mixes the samples of a batch up here, so each is convolved alone.
+        let ys = (0..xs.dim(0)?)
+            .map(|i| xs.narrow(0, i, 1)?.conv_transpose1d(&self.weight, 0, 0, self.stride, 1, 1))
+            .collect::<Result<Vec<_>>>()?;
+        add_bias(Tensor::cat(&ys, 0)?, self.bias.as_ref())
     }
 }
 
