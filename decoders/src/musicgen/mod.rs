@@ -18,6 +18,8 @@
 //! Conventions: rows are batch major, codebook minor; with guidance the batch is doubled, conditional half first; the
 //! start token is the pad token is the codebook size. In stereo even codebooks are the left channel, odd ones the right.
 
+pub mod chroma;
+pub mod chroma;
 mod codec;
 mod condition;
 pub mod config;
@@ -40,6 +42,10 @@ use musaic_core::{
     weights::{LoadReport, Weights},
 };
 
+use self::{
+    chroma::{ChromaConfig, ChromaExtractor},
+    delay::Codes,
+};
 pub use self::{
     condition::Conditioned,
     config::{GenerationConfig, LmConfig, MusicgenConfig, Variant},
@@ -47,7 +53,6 @@ pub use self::{
     melody::MelodyPrefix,
     model::{Lm, LmState},
 };
-use self::delay::Codes;
 use crate::{
     encodec::Encodec,
     t5::{Padding, T5Encoder, T5Tokenizer},
@@ -64,6 +69,7 @@ pub struct Musicgen {
     text_encoder: T5Encoder,
     enc_to_dec_proj: Option<Linear>,
     melody: Option<MelodyPrefix>,
+    chroma: Option<ChromaExtractor>,
     lm: Lm,
     codec: Encodec,
     spec: DecoderSpec,
@@ -79,9 +85,13 @@ impl Musicgen {
         let generation_config = GenerationConfig::open(&folder.join("generation_config.json"))?;
         let tokenizer = T5Tokenizer::load(folder)?;
         let weights = Weights::open(folder, device, format)?;
-        let (mut model, _) = Self::from_weights(&config, &weights)?;
-        model.tokenizer = Some(tokenizer);
-        Ok(model.with_generation_config(generation_config))
+        let (model, _) = Self::from_weights(&config, &weights)?;
+        let mut model = model.with_tokenizer(tokenizer).with_generation_config(generation_config);
+        let preprocessor = folder.join("preprocessor_config.json");
+        if model.melody.is_some() && preprocessor.is_file() {
+            model.chroma = Some(ChromaExtractor::new(&chroma_config(&preprocessor)?)?);
+        }
+        Ok(model)
     }
 
     /// Builds the model from a configuration and weights, without a tokenizer.
@@ -99,6 +109,7 @@ impl Musicgen {
                 Some(Linear::load(d_text, width, true, &weights.pp("enc_to_dec_proj"))?)
             },
             melody: MelodyPrefix::load(config, weights)?,
+            chroma: if cross { None } else { Some(ChromaExtractor::new(&ChromaConfig::default())?) },
             lm: Lm::load(&config.decoder, cross, &weights.pp("decoder"))?,
             codec: Encodec::load(&config.audio_encoder, &weights.pp("audio_encoder"))?,
             spec: Self::spec_of(config, &GenerationConfig::default()),
@@ -156,6 +167,11 @@ impl Musicgen {
     /// The codec.
     pub fn codec(&self) -> &Encodec {
         &self.codec
+    }
+
+    /// Melody to chroma, in melody variants.
+    pub fn chroma_extractor(&self) -> Option<&ChromaExtractor> {
+        self.chroma.as_ref()
     }
 
     /// The tokenizer of the folder it was loaded from.
@@ -269,6 +285,12 @@ impl Musicgen {
         let (batch, columns, codebooks, vocab) = logits.dims4()?;
         Ok(logits.transpose(1, 2)?.reshape((batch * codebooks, columns, vocab))?)
     }
+}
+
+fn chroma_config(path: &Path) -> Result<ChromaConfig> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let json = serde_json::from_str(&text).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))?;
+    ChromaConfig::from_json(path, &json)
 }
 
 /// The two halves of guided logits `[2 * rows, columns, vocab]` become `[rows, columns, vocab]`.
