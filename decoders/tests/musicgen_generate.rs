@@ -1,4 +1,5 @@
 //! Laws of the generation: the same piece whichever way it is made.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod musicgen_common;
 
@@ -10,7 +11,9 @@ use musaic_core::{
     probe::Probe,
     role::{AudioSink, Cancel, Conditioning, DecodeOptions, Decoder, Sampling},
 };
-use musaic_decoders::musicgen::{Conditioned, Generation, GenerationConfig, Musicgen, Plan, delay::Codes, guide_halves};
+use musaic_decoders::musicgen::{
+    Conditioned, Generation, GenerationConfig, Musicgen, Plan, delay::Codes, guide_halves,
+};
 use musicgen_common::golden;
 
 static MONO: LazyLock<Musicgen> = LazyLock::new(|| load("musicgen/tiny"));
@@ -75,7 +78,10 @@ fn cached_equals_uncached() {
         for (step, got) in steps.iter().enumerate() {
             for (row, got) in got.chunks(model.config().decoder.vocab_size).enumerate() {
                 for (got, want) in got.iter().zip(&logits[row][step]) {
-                    assert!((got - want).abs() < 1e-4, "guidance {guidance_scale}, step {step}, row {row}: {got} {want}");
+                    assert!(
+                        (got - want).abs() < 1e-4,
+                        "guidance {guidance_scale}, step {step}, row {row}: {got} {want}"
+                    );
                 }
             }
         }
@@ -324,7 +330,6 @@ fn the_probe_sees_the_layers_in_order() {
     let ids = Codes::filled(1, 4, 3, 64);
     model.logits(&ids, &conditioned(model, 1), false, &mut seen).unwrap();
     let names: Vec<_> = seen.iter().map(|(name, _)| name.as_str()).collect();
-    let want =
-        ["decoder.positions", "decoder.embedded", "decoder.layer_0", "decoder.layer_1", "decoder.layer_norm"];
+    let want = ["decoder.positions", "decoder.embedded", "decoder.layer_0", "decoder.layer_1", "decoder.layer_norm"];
     assert_eq!(names, want);
 }

@@ -1,9 +1,13 @@
 //! The melody variant against its parity case.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod musicgen_common;
 
 use candle_core::{DType, Device, Tensor};
-use musaic_core::{WeightFormat, role::Sampling};
+use musaic_core::{
+    WeightFormat,
+    role::{Conditioning, DecodeOptions, Sampling},
+};
 use musaic_decoders::musicgen::{Conditioned, Generation, Musicgen, Plan, delay::Codes};
 use musicgen_common::{Checked, golden};
 
@@ -29,7 +33,13 @@ fn melody_equals_the_reference() {
     let mut checked = Checked::open("musicgen/melody");
     let folder = golden("musicgen/melody").join("model");
     let model = Musicgen::load(&folder, &Device::Cpu, WeightFormat::F32).unwrap();
-    let chroma = checked.input("out.chroma").to_dtype(DType::F32).unwrap();
+    let extractor = model.chroma_extractor().unwrap();
+    let clips: Vec<_> = (0..2).map(|i| checked.input(&format!("in.clip_{i}")).to_vec1::<f32>().unwrap()).collect();
+    let clips: Vec<_> = clips.iter().map(Vec::as_slice).collect();
+    checked.see("mid.chroma_filters", &extractor.filters().unwrap());
+    checked.see("mid.raw_chroma", &extractor.energies(&clips).unwrap());
+    let chroma = extractor.extract(&clips).unwrap();
+    checked.see("out.chroma", &chroma);
 
     let ids = checked.input("in.input_ids").to_dtype(DType::U32).unwrap();
     let mask = checked.input("in.attention_mask").to_dtype(DType::F32).unwrap();
@@ -45,4 +55,24 @@ fn melody_equals_the_reference() {
     run(&mut checked, &model, "melody_cfg3", &with_melody, 3.0);
     run(&mut checked, &model, "melody_nocfg", &with_melody, 1.0);
     run(&mut checked, &model, "text_cfg3", &text_only, 3.0);
+    checked.finish();
+}
+
+/// The role takes the waveform of a melody, with words or without, and guides by it; without both it plays freely.
+#[test]
+fn a_melody_is_heard_by_the_role() {
+    let folder = golden("musicgen/melody").join("model");
+    let model = Musicgen::load(&folder, &Device::Cpu, WeightFormat::F32).unwrap();
+    let tone = |hz: f32| {
+        let wave: Vec<_> = (0..6000).map(|i| (i as f32 * hz * std::f32::consts::TAU / 32_000.0).sin()).collect();
+        Some(Tensor::from_vec(wave, (1, 1, 6000), &Device::Cpu).unwrap())
+    };
+    let begin = |text: &str, melody: Option<Tensor>| {
+        let options = DecodeOptions { melody, guidance_scale: 5.0, seed: 2, ..Default::default() };
+        model.begin(&Conditioning::Text(text.into()), &options, None, 30).unwrap().run().unwrap()
+    };
+    let free = begin("", None);
+    let (a, e) = (begin("", tone(440.0)), begin("", tone(659.3)));
+    assert!(a != e && a != free && begin("calm", tone(440.0)) != a);
+    assert_eq!(begin("calm", tone(440.0)), begin("calm", tone(880.0)), "an octave is the same class");
 }

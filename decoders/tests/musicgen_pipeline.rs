@@ -1,4 +1,5 @@
 //! MusicGen against its parity cases, every stage.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod musicgen_common;
 

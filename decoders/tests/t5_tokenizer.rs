@@ -1,4 +1,5 @@
 //! The T5 tokenizer against the parity case, from `tokenizer.json` and from `spiece.model`.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod musicgen_common;
 
@@ -41,7 +42,10 @@ fn tokenizer_json_gives_the_published_ids() {
 
 #[test]
 fn spiece_model_gives_the_same() {
-    check(&T5Tokenizer::from_sentencepiece(&musicgen_common::golden("tokenizers/t5-unigram/model").join("spiece.model")).unwrap());
+    check(
+        &T5Tokenizer::from_sentencepiece(&musicgen_common::golden("tokenizers/t5-unigram/model").join("spiece.model"))
+            .unwrap(),
+    );
 }
 
 #[test]

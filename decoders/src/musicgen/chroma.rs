@@ -118,9 +118,8 @@ impl ChromaExtractor {
     pub fn new(config: &ChromaConfig) -> Result<Self> {
         config.validate("preprocessor_config.json".as_ref())?;
         let size = config.n_fft;
-        let hann: Vec<f64> = (0..size)
-            .map(|i| 0.5 - 0.5 * (2.0 * std::f64::consts::PI * i as f64 / size as f64).cos())
-            .collect();
+        let hann: Vec<f64> =
+            (0..size).map(|i| 0.5 - 0.5 * (2.0 * std::f64::consts::PI * i as f64 / size as f64).cos()).collect();
         let root = hann.iter().map(|w| w * w).sum::<f64>().sqrt();
         Ok(Self {
             config: config.clone(),
@@ -243,8 +242,7 @@ fn filter_bank(sampling_rate: usize, size: usize) -> Vec<f32> {
     const OCTAVES: f64 = 2.0;
     /// Rows between A, where semitones count from, and C, where classes do.
     const A_TO_C: usize = 3;
-    let semitone =
-        |bin: usize| CLASSES as f64 * ((bin * sampling_rate) as f64 / (size as f64 * LOWEST_A)).log2();
+    let semitone = |bin: usize| CLASSES as f64 * ((bin * sampling_rate) as f64 / (size as f64 * LOWEST_A)).log2();
     // The constant bin has no pitch: a semitone and a half octave below the first one.
     let semitones: Vec<f64> = (0..=size).map(|bin| if bin == 0 { semitone(1) - 18.0 } else { semitone(bin) }).collect();
     let bins = size / 2 + 1;

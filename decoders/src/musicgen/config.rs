@@ -90,7 +90,7 @@ impl LmConfig {
         check("max_position_embeddings", self.max_position_embeddings, 1 << 20);
         let heads = self.num_attention_heads.max(1);
         // Sine and cosine share the width equally, and the frequencies need two of each.
-        if self.hidden_size % heads != 0 || self.hidden_size % 2 != 0 || self.hidden_size < 4 {
+        if !self.hidden_size.is_multiple_of(heads) || !self.hidden_size.is_multiple_of(2) || self.hidden_size < 4 {
             problems.push(format!("hidden_size = {}, expected an even multiple of {heads} heads", self.hidden_size));
         }
         if self.delay_pattern().is_err() {
@@ -164,7 +164,8 @@ impl MusicgenConfig {
     /// The file cannot be read, or holds values that are out of range or not implemented; all of them are listed.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let value = serde_json::from_str(&text).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))?;
+        let value =
+            serde_json::from_str(&text).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))?;
         Self::from_json(path, &value)
     }
 
@@ -191,10 +192,11 @@ impl MusicgenConfig {
     fn validate(&self, path: &Path) -> Result<()> {
         self.text_encoder.validate(path)?;
         let mut problems = self.decoder.problems();
-        if let Variant::Melody { num_chroma, chroma_length } = self.variant {
-            if num_chroma == 0 || num_chroma > 1 << 10 || chroma_length == 0 || chroma_length > 1 << 16 {
-                problems.push(format!("num_chroma = {num_chroma}, chroma_length = {chroma_length} out of range"));
-            }
+        if let Variant::Melody { num_chroma, chroma_length } = self.variant
+            && (!(1..=1 << 10).contains(&num_chroma) || !(1..=1 << 16).contains(&chroma_length))
+        {
+            let found = format!("num_chroma = {num_chroma}, chroma_length = {chroma_length}");
+            problems.push(format!("{found}, expected 1 to 1024 and 1 to 65536"));
         }
         let (codes, rows) = (self.decoder.vocab_size, self.audio_encoder.codebook_size);
         if codes > rows {

@@ -6,7 +6,7 @@ use musaic_core::{
     role::{AudioSink, Cancel, Conditioning, DecodeOptions, DecodeSummary, Decoder, DecoderSpec},
 };
 
-use super::{Conditioned, Generation, Musicgen, Plan, Variant, codec::Stream, delay::Codes};
+use super::{Conditioned, Generation, Musicgen, Plan, codec::Stream, delay::Codes};
 
 /// Frames decoded at once: few at first, so that sound comes early, then enough to be efficient.
 const FIRST_BLOCK: usize = 16;
@@ -121,7 +121,11 @@ impl Musicgen {
 
     fn samples(&self, duration_s: f64) -> Result<usize> {
         if !(duration_s > 0.0 && duration_s <= MAX_SECONDS) {
-            return Err(Error::argument("seconds", duration_s.to_string(), format!("above 0 and at most {MAX_SECONDS}")));
+            return Err(Error::argument(
+                "seconds",
+                duration_s.to_string(),
+                format!("above 0 and at most {MAX_SECONDS}"),
+            ));
         }
         Ok(((duration_s * f64::from(self.spec.sample_rate_hz)).round() as usize).max(1))
     }
@@ -139,13 +143,15 @@ impl Musicgen {
 
     /// Chroma `[1, frames, bins]` of a melody.
     fn chroma(&self, melody: &Tensor) -> Result<Tensor> {
-        let Variant::Melody { .. } = self.config.variant else {
-            return Err(Error::argument("melody", "a melody", "a melody variant of MusicGen"));
+        let Some(extractor) = &self.chroma else {
+            return Err(Error::argument("melody", "a melody", "none, as this model is no melody variant of MusicGen"));
         };
-        if melody.rank() != 3 || melody.dim(0)? != 1 || melody.dim(D::Minus1)? == 0 {
+        let (batch, channels, samples) = melody.dims3()?;
+        if batch != 1 || channels != 1 || samples == 0 {
             return Err(Error::argument("melody", format!("{:?}", melody.dims()), "[1, 1, samples]"));
         }
-        Err(Error::argument("melody", "a waveform", "chroma states"))
+        let clip = melody.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        extractor.extract(&[&clip])
     }
 }
 

@@ -34,8 +34,8 @@ impl Codes {
     pub fn from_tensor(ids: &Tensor, codebooks: usize) -> Result<Self> {
         let length = ids.dims().last().copied().unwrap_or(0);
         let flat = ids.to_device(&Device::Cpu)?.flatten_all()?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-        let rows = if length == 0 { 0 } else { flat.len() / length };
-        if codebooks == 0 || rows % codebooks != 0 || ids.rank() < 2 {
+        let rows = flat.len().checked_div(length).unwrap_or(0);
+        if codebooks == 0 || !rows.is_multiple_of(codebooks) || ids.rank() < 2 {
             let expected = format!("[batch, {codebooks}, length]");
             return Err(Error::argument("codes", format!("shape {:?}", ids.dims()), expected));
         }
@@ -96,7 +96,7 @@ impl DelayPattern {
     /// # Errors
     /// More than 2 channels, or an odd number of codebooks in stereo.
     pub fn new(codebooks: usize, channels: usize, pad: u32) -> Result<Self> {
-        if codebooks == 0 || !matches!(channels, 1 | 2) || codebooks % channels != 0 {
+        if codebooks == 0 || !matches!(channels, 1 | 2) || !codebooks.is_multiple_of(channels) {
             let found = format!("{codebooks} codebooks, {channels} channels");
             return Err(Error::argument("num_codebooks", found, "1 or 2 channels of as many codebooks each"));
         }

@@ -139,8 +139,7 @@ impl<'m> Generation<'m> {
         }
         let window = plan.window.max(2);
         let guided = plan.guidance_scale != 1.0;
-        let started =
-            conditioned.start(lm, guided, (window + max_delay + 1).min(delayed.length), plan.cache_dtype)?;
+        let started = conditioned.start(lm, guided, (window + max_delay + 1).min(delayed.length), plan.cache_dtype)?;
         let mut generation = Self {
             lm,
             started,

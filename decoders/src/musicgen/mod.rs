@@ -19,7 +19,6 @@
 //! start token is the pad token is the codebook size. In stereo even codebooks are the left channel, odd ones the right.
 
 pub mod chroma;
-pub mod chroma;
 mod codec;
 mod condition;
 pub mod config;

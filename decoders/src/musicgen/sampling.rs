@@ -73,8 +73,7 @@ impl Sampler {
         self.kept.extend(logits.iter().enumerate().map(|(token, &logit)| (token as u32, logit * scale)));
         if top_k > 0 && top_k < self.kept.len() {
             // Every logit that equals the k-th largest stays.
-            let (_, &mut (_, threshold), _) =
-                self.kept.select_nth_unstable_by(top_k - 1, |a, b| b.1.total_cmp(&a.1));
+            let (_, &mut (_, threshold), _) = self.kept.select_nth_unstable_by(top_k - 1, |a, b| b.1.total_cmp(&a.1));
             self.kept.retain(|&(_, logit)| logit >= threshold);
         }
         let max = self.kept.iter().map(|&(_, logit)| logit).fold(f32::NEG_INFINITY, f32::max);

@@ -93,7 +93,8 @@ impl T5Config {
             "gated-gelu" | "gated-gelu_new" => (true, Activation::GeluTanh),
             "gated-silu" => (true, Activation::Silu),
             other => {
-                let what = format!("feed_forward_proj `{other}` is not one of relu, gelu, silu, gated-gelu, gated-silu");
+                let what =
+                    format!("feed_forward_proj `{other}` is not one of relu, gelu, silu, gated-gelu, gated-silu");
                 return Err(Error::config(path, what));
             }
         };
@@ -119,8 +120,9 @@ impl T5Config {
         check("num_heads", self.num_heads, 512);
         check("relative_attention_max_distance", self.relative_attention_max_distance, 1 << 20);
         let buckets = self.relative_attention_num_buckets;
-        if buckets < 4 || buckets > 1 << 16 || buckets % 2 != 0 {
-            problems.push(format!("relative_attention_num_buckets = {buckets}, expected an even number from 4 to 65536"));
+        if !(4..=1 << 16).contains(&buckets) || !buckets.is_multiple_of(2) {
+            problems
+                .push(format!("relative_attention_num_buckets = {buckets}, expected an even number from 4 to 65536"));
         } else if self.relative_attention_max_distance <= buckets / 4 {
             let distance = self.relative_attention_max_distance;
             problems.push(format!("relative_attention_max_distance = {distance}, expected above {}", buckets / 4));

@@ -67,7 +67,11 @@ impl T5Encoder {
         Ok(Self {
             embed_tokens,
             blocks,
-            final_layer_norm: RmsNorm::load(config.d_model, config.layer_norm_epsilon, &encoder.pp("final_layer_norm"))?,
+            final_layer_norm: RmsNorm::load(
+                config.d_model,
+                config.layer_norm_epsilon,
+                &encoder.pp("final_layer_norm"),
+            )?,
             relative_attention_bias: table.flatten_all()?.to_vec1()?,
             config: config.clone(),
         })
@@ -98,9 +102,8 @@ impl T5Encoder {
     fn position_bias(&self, length: usize) -> candle_core::Result<Tensor> {
         let heads = self.config.num_heads;
         // Distances run from -(length - 1) to length - 1: one bucket each.
-        let buckets: Vec<usize> = (0..2 * length.max(1) - 1)
-            .map(|i| bucket(i as i64 - (length as i64 - 1), &self.config))
-            .collect();
+        let buckets: Vec<usize> =
+            (0..2 * length.max(1) - 1).map(|i| bucket(i as i64 - (length as i64 - 1), &self.config)).collect();
         let mut bias = Vec::with_capacity(heads * length * length);
         for head in 0..heads {
             for query in 0..length {

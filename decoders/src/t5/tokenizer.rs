@@ -66,8 +66,16 @@ impl T5Tokenizer {
     /// The file cannot be read or is damaged.
     pub fn from_json(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let mut inner = Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::format(path, "a tokenizer description", format!("{e}")))?;
+        Self::from_json_bytes(path, &bytes)
+    }
+
+    /// As [`T5Tokenizer::from_json`], from memory; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// The description is damaged.
+    pub fn from_json_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let mut inner =
+            Tokenizer::from_bytes(bytes).map_err(|e| Error::format(path, "a tokenizer description", format!("{e}")))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::format(path, "a tokenizer description", format!("{e}")))?;
         Self::new(inner, path)
@@ -85,8 +93,8 @@ impl T5Tokenizer {
             Err(_) => None,
         };
         let extra_ids = extra_ids.unwrap_or(EXTRA_IDS).min(MAX_EXTRA_IDS);
-        let inner = build(model, extra_ids)
-            .map_err(|e| Error::format(path, "a SentencePiece model of T5", format!("{e}")))?;
+        let inner =
+            build(model, extra_ids).map_err(|e| Error::format(path, "a SentencePiece model of T5", format!("{e}")))?;
         Self::new(inner, path)
     }
 
@@ -109,7 +117,8 @@ impl T5Tokenizer {
     /// # Errors
     /// The tokenizer's own description is inconsistent.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| Error::argument("text", e.to_string(), "text"))?;
+        let encoding =
+            self.inner.encode_fast(text, true).map_err(|e| Error::argument("text", e.to_string(), "text"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
