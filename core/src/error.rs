@@ -32,6 +32,16 @@ pub enum Error {
         /// What was seen.
         found: String,
     },
+    /// A file of weights that is damaged, incomplete, or not what it seems.
+    #[error("{}: {found}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was seen.
+        found: String,
+        /// What the user can do.
+        hint: String,
+    },
     /// A checkpoint does not fit the model.
     #[error("{0}")]
     Weights(Box<LoadReport>),
@@ -107,6 +117,7 @@ impl Hint for Error {
                 _ => None,
             },
             Self::Weights(report) => report.hint(),
+            Self::Checkpoint { hint, .. } => Some(hint.clone()),
             Self::MissingFeature { feature, .. } => {
                 Some(format!("build with `--features {feature}`, or with `--features full`"))
             }

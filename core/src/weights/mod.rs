@@ -5,17 +5,41 @@
 //! to the chosen format while it streams in, and keeps account: nothing stops at the first problem, [`Weights::finish`]
 //! reports all of them at once.
 
+mod bytes;
+mod checkpoint;
+mod encoding;
+mod entry;
+mod norm;
+mod packed;
+mod pickle;
+mod random;
 mod report;
+mod safetensors;
+mod sources;
+mod stream;
+mod torch;
+mod write;
+mod zip;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Display,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use candle_core::{DType, Device, Shape, Tensor};
+use half::{bf16, f16};
 
-pub use self::report::{LoadReport, Misshaped, Missing, Unused};
+use self::sources::NamesOnly;
+pub use self::{
+    checkpoint::{Checkpoint, CheckpointSummary},
+    packed::KEY as PACKED_KEY,
+    random::RandomWeights,
+    report::{LoadReport, Misshaped, Missing, Unused},
+    sources::InMemory,
+    write::{StoredAs, write_safetensors},
+};
 use crate::{
     Result, WeightFormat,
     nn::{Matrix, MatrixBuilder},
@@ -32,9 +56,56 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// The file ends early, cannot be read, or holds a type that is not a number.
     fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>;
+    /// Whether there is a tensor of this name.
+    fn has(&self, name: &str) -> bool {
+        self.tensors().contains_key(name)
+    }
+    /// Shape of the tensor of this name, if there is one; a source without a table gives what is `wanted`.
+    fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
+        let _ = wanted;
+        self.tensors().get(name).cloned()
+    }
+    /// As [`Source::read`], for a tensor that was found in this shape.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    fn read_shaped(&self, name: &str, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let _ = shape;
+        self.read(name, sink)
+    }
     /// `false` where there are names and shapes but no numbers; tensors are then zero-stride placeholders.
     fn has_values(&self) -> bool {
         true
+    }
+}
+
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn label(&self) -> String {
+        (**self).label()
+    }
+
+    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
+        (**self).tensors()
+    }
+
+    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        (**self).read(name, sink)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        (**self).has(name)
+    }
+
+    fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
+        (**self).find(name, wanted)
+    }
+
+    fn read_shaped(&self, name: &str, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        (**self).read_shaped(name, shape, sink)
+    }
+
+    fn has_values(&self) -> bool {
+        (**self).has_values()
     }
 }
 
@@ -63,9 +134,26 @@ pub struct Weights {
 impl Weights {
     /// Walks `source`, placing tensors on `device` and large matrices in `format`.
     pub fn new(source: impl Source + 'static, device: &Device, format: WeightFormat) -> Self {
-        let shared =
-            Shared { source: Box::new(source), device: device.clone(), format, account: Mutex::new(Account::default()) };
+        let shared = Shared {
+            source: Box::new(source),
+            device: device.clone(),
+            format,
+            account: Mutex::new(Account::default()),
+        };
         Self { shared: Arc::new(shared), prefix: String::new() }
+    }
+
+    /// Opens a file or folder as [`Checkpoint::open`] does and walks it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open(path: impl AsRef<Path>, device: &Device, format: WeightFormat) -> Result<Self> {
+        Ok(Self::new(Checkpoint::open(path)?, device, format))
+    }
+
+    /// Walks random numbers: every name is there in every shape. See [`RandomWeights`] to take names away.
+    pub fn random(seed: u64, device: &Device, format: WeightFormat) -> Self {
+        Self::new(RandomWeights::new(seed), device, format)
     }
 
     /// Walks tensors held in memory.
@@ -115,7 +203,7 @@ impl Weights {
 
     /// Whether the checkpoint has a tensor of this name here.
     pub fn has(&self, name: &str) -> bool {
-        self.shared.source.tensors().contains_key(&self.full_name(name))
+        self.shared.source.has(&self.full_name(name))
     }
 
     /// Shape of the tensor of this name here, if there is one.
@@ -131,10 +219,25 @@ impl Weights {
         }
     }
 
+    /// As [`Weights::ignore`], for every tensor below `prefix` (`optimizer`), or below here where it is empty.
+    pub fn ignore_under(&self, prefix: &str, reason: &str) {
+        let at = if prefix.is_empty() { self.clone() } else { self.pp(prefix) };
+        for name in at.names() {
+            at.ignore(&name, reason);
+        }
+    }
+
+    /// Names of all tensors below here, without the prefix.
+    pub fn names(&self) -> Vec<String> {
+        let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
+        let below = self.shared.source.tensors().range(prefix.clone()..);
+        below.map_while(|(name, _)| name.strip_prefix(&prefix)).map(str::to_owned).collect()
+    }
+
     /// Notes the use of `name` and whether it can be read: present and of this shape.
     fn claim(&self, name: &str, shape: &[usize]) -> Option<String> {
         let name = self.full_name(name);
-        let found = self.shared.source.tensors().get(&name).cloned();
+        let found = self.shared.source.find(&name, shape);
         let mut account = self.account();
         match found {
             None => {
@@ -170,12 +273,17 @@ impl Weights {
     pub fn tensor_as(&self, shape: impl Into<Shape>, name: &str, dtype: DType) -> Result<Tensor> {
         let shape = shape.into();
         let Some(full) = self.claim(name, shape.dims()) else { return self.placeholder(&shape, dtype) };
-        let mut values = Vec::with_capacity(shape.elem_count());
-        self.shared.source.read(&full, &mut |piece| {
-            values.extend_from_slice(piece);
-            Ok(())
-        })?;
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(&self.shared.device)?)
+        let source = &*self.shared.source;
+        let dense = match dtype {
+            DType::BF16 => {
+                collect(source, &full, &shape, bf16::from_f32).map(|v| Tensor::from_vec(v, shape, &Device::Cpu))
+            }
+            DType::F16 => {
+                collect(source, &full, &shape, f16::from_f32).map(|v| Tensor::from_vec(v, shape, &Device::Cpu))
+            }
+            _ => collect(source, &full, &shape, |v| v).map(|v| Tensor::from_vec(v, shape, &Device::Cpu)),
+        }??;
+        Ok(dense.to_dtype(dtype)?.to_device(&self.shared.device)?)
     }
 
     fn placeholder(&self, shape: &Shape, dtype: DType) -> Result<Tensor> {
@@ -195,15 +303,14 @@ impl Weights {
     /// # Errors
     /// The file cannot be read.
     pub fn matrix_stacked(&self, rows: &[usize], cols: usize, names: &[&str]) -> Result<Matrix> {
-        let claimed: Vec<_> =
-            rows.iter().zip(names).map(|(&rows, name)| self.claim(name, &[rows, cols])).collect();
+        let claimed: Vec<_> = rows.iter().zip(names).map(|(&rows, name)| self.claim(name, &[rows, cols])).collect();
         let total = rows.iter().sum();
         if claimed.iter().any(Option::is_none) {
             return Ok(Matrix::from_tensor(self.placeholder(&Shape::from((total, cols)), self.dtype())?));
         }
         let mut builder = MatrixBuilder::new(total, cols, self.format(), self.device())?;
-        for name in claimed.iter().flatten() {
-            self.shared.source.read(name, &mut |piece| Ok(builder.push(piece)?))?;
+        for (name, &rows) in claimed.iter().flatten().zip(rows) {
+            self.shared.source.read_shaped(name, &[rows, cols], &mut |piece| Ok(builder.push(piece)?))?;
         }
         Ok(builder.finish()?)
     }
@@ -231,53 +338,12 @@ impl Weights {
     }
 }
 
-/// Tensors in memory as a source.
-struct InMemory {
-    tensors: HashMap<String, Tensor>,
-    shapes: BTreeMap<String, Vec<usize>>,
-}
-
-impl InMemory {
-    fn new(tensors: HashMap<String, Tensor>) -> Self {
-        let shapes = tensors.iter().map(|(name, t)| (name.clone(), t.dims().to_vec())).collect();
-        Self { tensors, shapes }
-    }
-}
-
-impl Source for InMemory {
-    fn label(&self) -> String {
-        "tensors in memory".into()
-    }
-
-    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
-        &self.shapes
-    }
-
-    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        if let Some(tensor) = self.tensors.get(name) {
-            sink(&tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)?;
-        }
+/// All values of a tensor, converted while they are read: a 16-bit tensor is never held in 32 bits.
+fn collect<T>(source: &dyn Source, name: &str, shape: &Shape, convert: impl Fn(f32) -> T) -> Result<Vec<T>> {
+    let mut values = Vec::with_capacity(shape.elem_count());
+    source.read_shaped(name, shape.dims(), &mut |piece| {
+        values.extend(piece.iter().map(|&value| convert(value)));
         Ok(())
-    }
-}
-
-/// Names and shapes alone.
-struct NamesOnly(BTreeMap<String, Vec<usize>>);
-
-impl Source for NamesOnly {
-    fn label(&self) -> String {
-        "table of names".into()
-    }
-
-    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
-        &self.0
-    }
-
-    fn read(&self, _: &str, _: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        Ok(())
-    }
-
-    fn has_values(&self) -> bool {
-        false
-    }
+    })?;
+    Ok(values)
 }

@@ -1,0 +1,221 @@
+//! Writes safetensors files: streamed, atomic, the same bytes every time.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use serde_json::json;
+
+use super::{Source, encoding, packed};
+use crate::{Error, Result};
+
+/// How a tensor is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredAs {
+    /// 32-bit float.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// 16-bit float with the exponent of f32.
+    Bf16,
+    /// Blocks of 32 bytes with one f16 scale; for tensors of two dimensions and more.
+    Q8_0,
+}
+
+impl StoredAs {
+    fn dtype(self) -> (&'static str, usize) {
+        match self {
+            Self::F32 => ("F32", 4),
+            Self::F16 => ("F16", 2),
+            Self::Bf16 => ("BF16", 2),
+            Self::Q8_0 => ("U8", 1),
+        }
+    }
+
+    /// Largest magnitude that can be stored.
+    fn limit(self) -> f32 {
+        match self {
+            Self::F32 | Self::Bf16 => f32::MAX,
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Q8_0 => f16::MAX.to_f32() * 127.0,
+        }
+    }
+}
+
+struct Planned<'a> {
+    name: &'a str,
+    stored: StoredAs,
+    shape: Vec<usize>,
+    bytes: usize,
+    cols: usize,
+}
+
+/// Writes all tensors of `source` for which `choose(name, shape)` gives a type, and leaves out the others. Tensors with
+/// fewer than two dimensions are never packed: `Q8_0` stores them as `F32`. The file appears under its name only when it
+/// is complete, and the same tensors and notes always give the same bytes. Returns the size in bytes.
+///
+/// # Errors
+/// Reading or writing fails, or a value does not fit its type.
+pub fn write_safetensors(
+    path: impl AsRef<Path>,
+    source: &dyn Source,
+    metadata: &BTreeMap<String, String>,
+    choose: &dyn Fn(&str, &[usize]) -> Option<StoredAs>,
+) -> Result<u64> {
+    let path = path.as_ref();
+    let mut table = packed::Table::new();
+    let mut plan = Vec::new();
+    for (name, shape) in source.tensors() {
+        let Some(stored) = choose(name, shape) else { continue };
+        plan.push(planned(path, name, shape, stored, &mut table)?);
+    }
+    // Wider types first, so that every tensor is aligned to its type.
+    plan.sort_by(|a, b| b.stored.dtype().1.cmp(&a.stored.dtype().1).then_with(|| a.name.cmp(b.name)));
+    let header = header(path, &plan, &table, metadata)?;
+    let part = Part::create(path)?;
+    let fail = |e| Error::io(path, e);
+    let mut out = BufWriter::with_capacity(1 << 20, &part.file);
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
+    out.write_all(&header).map_err(fail)?;
+    let mut size = 8 + header.len() as u64;
+    for tensor in &plan {
+        write_tensor(path, source, tensor, &mut out)?;
+        size += tensor.bytes as u64;
+    }
+    out.flush().map_err(fail)?;
+    drop(out);
+    part.commit(path)?;
+    Ok(size)
+}
+
+fn planned<'a>(
+    path: &Path,
+    name: &'a str,
+    shape: &[usize],
+    stored: StoredAs,
+    table: &mut packed::Table,
+) -> Result<Planned<'a>> {
+    let huge = || Error::format(path, "shapes that fit in memory", format!("tensor `{name}` {shape:?}"));
+    let count = |shape: &[usize]| shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
+    if stored == StoredAs::Q8_0 && shape.len() >= 2 && count(shape).is_some_and(|n| n > 0) {
+        let entry = packed::Packed::q8_0(shape);
+        let shape = entry.stored_shape().ok_or_else(huge)?;
+        let (bytes, cols) = (count(&shape).ok_or_else(huge)?, entry.cols());
+        table.insert(name.to_owned(), entry);
+        return Ok(Planned { name, stored, shape, bytes, cols });
+    }
+    let stored = if stored == StoredAs::Q8_0 { StoredAs::F32 } else { stored };
+    let bytes = count(shape).and_then(|n| n.checked_mul(stored.dtype().1)).ok_or_else(huge)?;
+    Ok(Planned { name, stored, shape: shape.to_vec(), bytes, cols: 1 })
+}
+
+fn header(
+    path: &Path,
+    plan: &[Planned<'_>],
+    table: &packed::Table,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
+    let fail = |e: serde_json::Error| Error::io(path, e.into());
+    let mut notes = metadata.clone();
+    if !table.is_empty() {
+        notes.insert(packed::KEY.to_owned(), serde_json::to_string(table).map_err(fail)?);
+    }
+    let mut header = String::from("{");
+    if !notes.is_empty() {
+        header += &format!("\"__metadata__\":{}", serde_json::to_string(&notes).map_err(fail)?);
+    }
+    let mut at = 0;
+    for tensor in plan {
+        let info =
+            json!({"data_offsets": [at, at + tensor.bytes], "dtype": tensor.stored.dtype().0, "shape": tensor.shape});
+        let comma = if header.len() > 1 { "," } else { "" };
+        header += &format!("{comma}{}:{info}", json!(tensor.name));
+        at += tensor.bytes;
+    }
+    header.push('}');
+    let mut header = header.into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
+fn write_tensor(path: &Path, source: &dyn Source, tensor: &Planned<'_>, out: &mut impl Write) -> Result<()> {
+    let mut bytes = Vec::new();
+    let mut written = 0;
+    // Values of an unfinished row, which blocks do not cross.
+    let mut row = Vec::new();
+    let limit = tensor.stored.limit();
+    source.read(tensor.name, &mut |piece| {
+        let bad = |v: &&f32| v.is_finite() && v.abs() > limit || tensor.stored == StoredAs::Q8_0 && !v.is_finite();
+        if let Some(value) = piece.iter().find(bad) {
+            let expected = format!("values of {} for this type", tensor.stored.dtype().0);
+            return Err(Error::format(path, expected, format!("tensor `{}` holds {value}", tensor.name)));
+        }
+        bytes.clear();
+        match tensor.stored {
+            StoredAs::F32 => bytes.extend(piece.iter().flat_map(|v| v.to_le_bytes())),
+            StoredAs::F16 => {
+                let mut halves = vec![f16::ZERO; piece.len()];
+                halves.convert_from_f32_slice(piece);
+                bytes.extend(halves.iter().flat_map(|v| v.to_le_bytes()));
+            }
+            StoredAs::Bf16 => bytes.extend(piece.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            StoredAs::Q8_0 => {
+                row.extend_from_slice(piece);
+                let whole = row.len() / tensor.cols * tensor.cols;
+                encoding::pack(tensor.cols, &row[..whole], &mut bytes);
+                row.drain(..whole);
+            }
+        }
+        written += bytes.len();
+        out.write_all(&bytes).map_err(|e| Error::io(path, e))
+    })?;
+    if written == tensor.bytes {
+        return Ok(());
+    }
+    let expected = format!("{} bytes for tensor `{}`", tensor.bytes, tensor.name);
+    Err(Error::format(path, expected, format!("{} gave {written}", source.label())))
+}
+
+/// A file in the making, beside its final place; removed unless it is committed.
+struct Part {
+    path: PathBuf,
+    file: File,
+}
+
+impl Part {
+    fn create(target: &Path) -> Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name =
+            target.file_name().ok_or_else(|| Error::format(target, "the name of a file", "a path without one"))?;
+        let unique = format!("{}.{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = target.with_file_name(format!(".{}.{unique}.part", name.to_string_lossy()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| Error::io(target, e))?;
+        Ok(Self { path, file })
+    }
+
+    /// Puts the finished file under its name, once its bytes are safe on the disk.
+    fn commit(self, target: &Path) -> Result<()> {
+        let fail = |e| Error::io(target, e);
+        self.file.sync_all().map_err(fail)?;
+        fs::rename(&self.path, target).map_err(fail)?;
+        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        // Not every file system lets a folder be synced; the file itself is whole either way.
+        if let Ok(folder) = File::open(folder) {
+            let _ = folder.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // After a commit there is nothing left under this name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
