@@ -38,11 +38,7 @@ impl Linear {
     /// # Errors
     /// The last dimension of `xs` is not `input`.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = self.weight.forward(xs)?;
-        match &self.bias {
-            Some(bias) => ys.broadcast_add(bias),
-            None => Ok(ys),
-        }
+        self.weight.forward_bias(xs, self.bias.as_ref())
     }
 }
 

@@ -4,11 +4,19 @@
 //! weight matrices are `[out, in]` as published; every layer loads itself by its published names.
 
 mod attention;
+mod block;
 mod conv;
 mod linear;
 mod lstm;
 mod matrix;
 mod norm;
+mod packed;
+mod pool;
+mod product;
+mod simd;
+mod slices;
+#[cfg(test)]
+mod testing;
 
 pub use self::{
     attention::{KvCache, Mask, attention},
@@ -17,4 +25,6 @@ pub use self::{
     lstm::{Lstm, LstmState},
     matrix::{Matrix, MatrixBuilder},
     norm::{LayerNorm, RmsNorm},
+    pool::{threads, with_threads},
+    simd::cpu_class,
 };
