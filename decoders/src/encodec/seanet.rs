@@ -68,7 +68,8 @@ impl ResidualBlock {
         let hidden = hidden.as_ref().map(elu).transpose()?;
         let ys = self.widen.push(&mut state.widen, hidden, last)?;
         state.waiting = join(state.waiting.take(), shortcut)?;
-        let (Some(ys), Some(waiting)) = (ys, state.waiting.take()) else { return Ok(None) };
+        let Some(ys) = ys else { return Ok(None) };
+        let Some(waiting) = state.waiting.take() else { candle_core::bail!("a residual block lost its input") };
         let ready = ys.dim(2)?;
         if ready < waiting.dim(2)? {
             state.waiting = Some(tail(&waiting, ready)?);
