@@ -176,6 +176,11 @@ impl Case {
         })
     }
 
+    /// Whether a key of `outputs` covers `name`: `*` stands for any run of characters.
+    pub fn matches(pattern: &str, name: &str) -> bool {
+        matches(pattern, name)
+    }
+
     /// The note that says that this case leaves `name` out, or that it is not compared.
     pub fn excuse(&self, name: &str) -> Option<&str> {
         self.notes.iter().map(String::as_str).find(|note| excuses(note, name))
@@ -248,7 +253,7 @@ impl Case {
     }
 }
 
-/// `*` in `pattern` stands for any run of characters.
+/// See [`Case::matches`].
 fn matches(pattern: &str, name: &str) -> bool {
     let mut pieces = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(pieces.next().unwrap_or_default()) else { return false };

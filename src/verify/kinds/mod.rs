@@ -1,0 +1,34 @@
+//! The table of kinds: what proves which part.
+
+mod delay;
+mod encodec;
+mod greedy;
+mod melody;
+mod pipeline;
+mod sampling;
+mod t5_unigram;
+
+use anyhow::Result;
+use musaic_core::testing::Case;
+
+use super::{case::Context, recorder::Recorder};
+
+/// A row of the table.
+pub struct Kind {
+    /// Name in `case.json`.
+    pub name: &'static str,
+    /// Whether the weights of a model are read: such cases have bounds of their own in each format.
+    pub has_model: bool,
+    /// Computes what the case stores.
+    pub run: fn(&Case, &Context<'_>, &mut Recorder<'_>) -> Result<()>,
+}
+
+/// Every kind this version proves.
+pub const KINDS: &[Kind] = &[
+    Kind { name: "musicgen/delay", has_model: false, run: delay::run },
+    Kind { name: "musicgen/encodec", has_model: true, run: encodec::run },
+    Kind { name: "musicgen/melody", has_model: true, run: melody::run },
+    Kind { name: "musicgen/pipeline", has_model: true, run: pipeline::run },
+    Kind { name: "musicgen/sampling", has_model: false, run: sampling::run },
+    Kind { name: "tokenizers/t5-unigram", has_model: false, run: t5_unigram::run },
+];

@@ -1,0 +1,315 @@
+//! Cases of our own for formats below 32 bits: random models wide enough for whole blocks, against our own f32.
+//!
+//! The cases of the project prove the f32 arithmetic; from there these carry the proof to the other formats. Everything is
+//! made from a seed, so nothing needs to be stored.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use musaic_core::{
+    WeightFormat,
+    probe::Probe,
+    testing::{Tolerance, Values, compare_within},
+    weights::{Source, Weights},
+};
+use musaic_decoders::{
+    musicgen::{Lm, LmConfig, delay::Codes},
+    t5::{T5Config, T5Encoder},
+};
+
+use super::{
+    case::chain,
+    report::{CaseReport, Status, TensorReport},
+    rounding::{Rounded, bounds},
+};
+
+/// A case made from a seed.
+pub struct Own {
+    /// Its name in place of a folder.
+    pub name: &'static str,
+    compute: fn(&Weights, &mut dyn Probe) -> Result<()>,
+}
+
+/// All of them.
+pub const CASES: &[Own] = &[
+    Own { name: "own/musicgen-lm-256", compute: language_model },
+    Own { name: "own/t5-256", compute: text_encoder },
+];
+
+/// Width of the models: one super-block of `q4_k`.
+const WIDTH: usize = 256;
+/// Below this, differences are those of the order of sums.
+const FLOOR: Tolerance = Tolerance { rtol: 1e-4, atol: 1e-4 };
+
+/// Weights by name.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Runs a case: our f32, our f32 with rounded weights for the bounds, and the format on the device.
+pub fn run(own: &Own, device: &Device, format: WeightFormat) -> CaseReport {
+    let report = CaseReport::new(own.name, "own", Status::Ok);
+    match weights_of(own).and_then(|weights| compare(own, &weights, &weights, device, format)) {
+        Ok(tensors) => judge(report, tensors),
+        Err(error) => CaseReport { status: Status::Failed, ..report }.with_reason(chain(&error)),
+    }
+}
+
+fn judge(mut report: CaseReport, tensors: Vec<TensorReport>) -> CaseReport {
+    report.compared = tensors.len();
+    report.of = tensors.len();
+    let cause = tensors.iter().find(|tensor| !tensor.passed).map(TensorReport::describe);
+    report.tensors = tensors;
+    report.pick_worst();
+    if report.compared == 0 {
+        return CaseReport { status: Status::Failed, ..report }.with_reason("nothing was compared");
+    }
+    match cause {
+        Some(cause) => CaseReport { status: Status::Failed, ..report }.with_reason(cause),
+        None => report,
+    }
+}
+
+/// Compares `tested` in `format` on `device` with `sound` in f32 on the CPU; the two differ where a fault is planted.
+fn compare(
+    own: &Own,
+    sound: &Tensors,
+    tested: &Tensors,
+    device: &Device,
+    format: WeightFormat,
+) -> Result<Vec<TensorReport>> {
+    let compute = |weights: Weights| -> Result<Vec<(String, Values)>> {
+        let mut seen: Vec<(String, Tensor)> = Vec::new();
+        (own.compute)(&weights, &mut seen)?;
+        weights.finish()?;
+        seen.into_iter().map(|(name, value)| Ok((name, Values::from_tensor(&value)?))).collect()
+    };
+    let source = |tensors: &Tensors| Made::new(tensors.clone());
+    let original = compute(Weights::new(source(sound), &Device::Cpu, WeightFormat::F32))?;
+    let rounded = compute(Weights::new(Rounded::new(source(sound), format), &Device::Cpu, WeightFormat::F32))?;
+    let got = compute(Weights::new(source(tested), device, format))?;
+    let bounds = bounds(&original, &rounded);
+    let wanted: HashMap<_, _> = original.into_iter().collect();
+    Ok(got
+        .iter()
+        .filter_map(|(name, got)| {
+            let want = wanted.get(name)?;
+            let derived = bounds.get(name).copied().unwrap_or(0.0);
+            let bound = |_, want: f64| (FLOOR.atol + FLOOR.rtol * want.abs()).max(derived);
+            Some(TensorReport::new(compare_within(name, got, want, bound), None))
+        })
+        .collect())
+}
+
+/// Two layers of the language model over 24 columns, with cross attention to 12 states of which 3 are padding.
+fn language_model(weights: &Weights, probe: &mut dyn Probe) -> Result<()> {
+    let config = LmConfig {
+        vocab_size: 64,
+        hidden_size: WIDTH,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        ffn_dim: 2 * WIDTH,
+        num_codebooks: 4,
+        audio_channels: 1,
+        max_position_embeddings: 64,
+        activation_function: "gelu".into(),
+        pad_token_id: Some(64),
+        tie_word_embeddings: false,
+    };
+    let lm = Lm::load(&config, true, weights)?;
+    if !weights.has_values() {
+        return Ok(());
+    }
+    let (batch, columns, states) = (2, 24, 12);
+    let ids = uniform("ids", batch * config.num_codebooks * columns).map(|u| ((u + 1.0) * 32.0) as u32).collect();
+    let ids = Codes { batch, codebooks: config.num_codebooks, length: columns, ids };
+    let mask: Vec<f32> = (0..batch * states).map(|i| if i % states < states - 3 { 1.0 } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(mask, (batch, states), lm.device())?;
+    let heard: Vec<f32> = uniform("states", batch * states * WIDTH).collect();
+    let heard = Tensor::from_vec(heard, (batch, states, WIDTH), lm.device())?.to_dtype(lm.dtype())?;
+    let mut state = lm.start(batch, Some(&heard), Some(&mask), columns, lm.dtype())?;
+    let xs = lm.feed(&lm.embed(&ids, 1)?, &mut state, probe)?;
+    let logits = lm.logits(&xs, probe)?;
+    probe.see("logits", &logits)?;
+    Ok(())
+}
+
+/// Two blocks of the text encoder over 16 tokens, of which 4 are padding.
+fn text_encoder(weights: &Weights, probe: &mut dyn Probe) -> Result<()> {
+    let config: T5Config = serde_json::from_value(serde_json::json!({
+        "vocab_size": 64, "d_model": WIDTH, "d_kv": 64, "d_ff": 2 * WIDTH, "num_layers": 2, "num_heads": 4,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "feed_forward_proj": "relu",
+        "layer_norm_epsilon": 1e-6,
+    }))?;
+    let encoder = T5Encoder::load(&config, weights)?;
+    if !weights.has_values() {
+        return Ok(());
+    }
+    let length = 16;
+    let ids: Vec<u32> = uniform("tokens", length).map(|u| ((u + 1.0) * 32.0) as u32).collect();
+    let ids = Tensor::from_vec(ids, (1, length), weights.device())?;
+    let mask: Vec<f32> = (0..length).map(|i| if i < length - 4 { 1.0 } else { 0.0 }).collect();
+    let mask = Tensor::from_vec(mask, (1, length), weights.device())?;
+    let states = encoder.forward(&ids, &mask, probe)?;
+    probe.see("text_states", &states.to_dtype(DType::F32)?)?;
+    Ok(())
+}
+
+/// Random weights of every tensor the model of a case asks for.
+fn weights_of(own: &Own) -> Result<Tensors> {
+    let names = Weights::from_names(BTreeMap::new());
+    (own.compute)(&names, &mut ())?;
+    let missing = names.report().missing;
+    Ok(missing
+        .into_iter()
+        .map(|missing| {
+            let values = random(&missing.name, &missing.shape);
+            (missing.name, (missing.shape, values))
+        })
+        .collect())
+}
+
+/// Scaled so that the states keep their size from layer to layer.
+fn random(name: &str, shape: &[usize]) -> Vec<f32> {
+    let numbers = uniform(name, shape.iter().product());
+    match shape {
+        [_] if name.ends_with("bias") => numbers.map(|u| 0.1 * u).collect(),
+        [_] => numbers.map(|u| 1.0 + 0.2 * u).collect(),
+        _ if name.contains("embed_tokens") || name.contains("shared") || name.contains("bias") => numbers.collect(),
+        _ => {
+            let scale = (3.0 / shape.last().copied().unwrap_or(1).max(1) as f32).sqrt();
+            numbers.map(|u| scale * u).collect()
+        }
+    }
+}
+
+/// Numbers in [-1, 1) that depend on the name alone: splitmix64 from an FNV hash of it.
+fn uniform(name: &str, count: usize) -> impl Iterator<Item = f32> {
+    let mut state = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    (0..count).map(move |_| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    })
+}
+
+/// Made weights as a source.
+struct Made {
+    shapes: BTreeMap<String, Vec<usize>>,
+    values: Tensors,
+}
+
+impl Made {
+    fn new(values: Tensors) -> Self {
+        Self { shapes: values.iter().map(|(name, (shape, _))| (name.clone(), shape.clone())).collect(), values }
+    }
+}
+
+impl Source for Made {
+    fn label(&self) -> String {
+        "weights from a seed".into()
+    }
+
+    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.shapes
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        sink: &mut dyn FnMut(&[f32]) -> musaic_core::Result<()>,
+    ) -> musaic_core::Result<()> {
+        match self.values.get(name) {
+            Some((_, values)) => sink(values),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMATS: [WeightFormat; 4] = [WeightFormat::Bf16, WeightFormat::F16, WeightFormat::Q8_0, WeightFormat::Q4K];
+
+    #[test]
+    fn every_format_is_within_its_bounds() {
+        for own in CASES {
+            for format in FORMATS {
+                let report = run(own, &Device::Cpu, format);
+                let mut line = Vec::new();
+                report.write(&mut line, true).unwrap();
+                let line = String::from_utf8(line).unwrap();
+                assert_eq!(report.status, Status::Ok, "{format}: {line}");
+                println!("{format} {line}");
+            }
+        }
+    }
+
+    /// Rows `[from * rows, (from + 1) * rows)` and those of `to` change places.
+    fn swap_rows(tensor: &mut (Vec<usize>, Vec<f32>), rows: usize, from: usize, to: usize) {
+        let size = rows * tensor.0[1];
+        let (head, tail) = tensor.1.split_at_mut(to * size);
+        head[from * size..(from + 1) * size].swap_with_slice(&mut tail[..size]);
+    }
+
+    fn planted() -> Vec<(&'static str, usize, fn(&mut Tensors))> {
+        vec![
+            ("heads 0 and 1 of a query projection swapped", 0, |w| {
+                swap_rows(w.get_mut("model.decoder.layers.0.self_attn.q_proj.weight").unwrap(), 64, 0, 1);
+            }),
+            ("heads of the cross attention's values swapped", 0, |w| {
+                swap_rows(w.get_mut("model.decoder.layers.1.encoder_attn.v_proj.weight").unwrap(), 64, 1, 2);
+            }),
+            ("a feed-forward layer half as loud again", 0, |w| {
+                let tensor = w.get_mut("model.decoder.layers.1.fc2.weight").unwrap();
+                tensor.1.iter_mut().for_each(|v| *v *= 1.5);
+            }),
+            ("two codebooks' heads swapped", 0, |w| {
+                let first = w["lm_heads.0.weight"].clone();
+                let second = w.insert("lm_heads.1.weight".into(), first).unwrap();
+                w.insert("lm_heads.0.weight".into(), second);
+            }),
+            ("keys taken for values", 1, |w| {
+                let name = |part: &str| format!("encoder.block.1.layer.0.SelfAttention.{part}.weight");
+                let k = w[&name("k")].clone();
+                let v = w.insert(name("v"), k).unwrap();
+                w.insert(name("k"), v);
+            }),
+            ("no relative positions", 1, |w| {
+                let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+                w.get_mut(name).unwrap().1.fill(0.0);
+            }),
+            ("a norm that does not scale", 1, |w| {
+                w.get_mut("encoder.block.1.layer.1.layer_norm.weight").unwrap().1.fill(0.5);
+            }),
+        ]
+    }
+
+    #[test]
+    fn planted_faults_exceed_the_bounds() {
+        for (what, case, plant) in planted() {
+            let own = &CASES[case];
+            let sound = weights_of(own).unwrap();
+            let mut faulty = sound.clone();
+            plant(&mut faulty);
+            for format in FORMATS {
+                let tensors = compare(own, &sound, &faulty, &Device::Cpu, format).unwrap();
+                let report = judge(CaseReport::new(own.name, "own", Status::Ok), tensors);
+                assert_eq!(report.status, Status::Failed, "{what} in {format} stays within {:?}", report.worst);
+            }
+        }
+    }
+
+    #[test]
+    fn made_weights_do_not_change() {
+        let weights = weights_of(&CASES[0]).unwrap();
+        assert_eq!(weights, weights_of(&CASES[0]).unwrap());
+        let mean = |name: &str| weights[name].1.iter().sum::<f32>() / weights[name].1.len() as f32;
+        assert!(mean("model.decoder.layers.0.fc1.weight").abs() < 1e-3);
+        assert!((mean("model.decoder.layer_norm.weight") - 1.0).abs() < 0.05);
+    }
+}
