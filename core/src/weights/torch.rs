@@ -145,7 +145,18 @@ fn entry(
     (start, len): (u64, u64),
 ) -> Result<(String, Vec<usize>, Entry)> {
     let class = stored.dtype.as_ref().unwrap_or(&stored.storage.class);
+    let wrong = || {
+        bytes.broken(format!(
+            "`{name}` {:?} (offset {}, strides {:?}) does not fit in its {len} bytes",
+            stored.shape, stored.offset, stored.strides
+        ))
+    };
+    let count = stored.shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim as u64)).ok_or_else(wrong)?;
     let Some(encoding) = encoding(class) else {
+        // Of an unknown width, but no number takes less than a bit.
+        if count > len.saturating_mul(8).max(MOST_EXPANDED) {
+            return Err(wrong());
+        }
         let dtype = class.trim_start_matches("torch.").to_owned();
         let entry = Entry { file, start, len, dtype, encoding: None, layout: Layout::Plain };
         return Ok((name, stored.shape.clone(), entry));
@@ -157,13 +168,6 @@ fn entry(
         let found = format!("the numbers of `{name}` are cut off: {len} bytes for {} elements", storage.len);
         return Err(bytes.broken(found));
     }
-    let wrong = || {
-        bytes.broken(format!(
-            "`{name}` {:?} (offset {}, strides {:?}) does not fit in its {len} bytes",
-            stored.shape, stored.offset, stored.strides
-        ))
-    };
-    let count = stored.shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim as u64)).ok_or_else(wrong)?;
     let here = len / unit;
     // Elements from the first to the last one, both included.
     let extent =
@@ -179,7 +183,7 @@ fn entry(
     let mut packed = 1;
     let plain = stored.shape.iter().zip(&stored.strides).rev().all(|(&dim, &stride)| {
         let fits = dim == 1 || stride == packed;
-        packed *= dim;
+        packed = packed.saturating_mul(dim);
         fits
     });
     let layout = if plain || count == 0 { Layout::Plain } else { Layout::Strided(stored.strides.clone()) };

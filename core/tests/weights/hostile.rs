@@ -125,6 +125,17 @@ fn tensors_outside_their_storage() {
 }
 
 #[test]
+fn types_that_are_not_weights() {
+    let whole = View::whole("QInt8Storage", "0", &[8]);
+    let checkpoint =
+        Checkpoint::from_bytes("x", archive(&state_dict(&[("w", whole.clone())]), &[("0", &[0; 8])], false));
+    let error = checkpoint.unwrap().read("w", &mut |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("`w` is stored as QInt8Storage"), "{error}");
+    let huge = View { shape: vec![1 << 40], strides: vec![1], ..whole };
+    assert!(refused(archive(&state_dict(&[("w", huge)]), &[("0", &[0; 8])], false)).contains("`w`"));
+}
+
+#[test]
 fn laughing_tables_end() {
     // Each list holds the one before many times; unfolded there would be 16^20 values.
     let mut table = Pickle::new();
