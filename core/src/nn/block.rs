@@ -13,7 +13,7 @@ pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// What [`Block::weights`] needs of the block as a whole.
     type Scales: Copy;
 
-    fn scales(&self) -> Self::Scales;
+    fn scales<S: Simd>(&self, s: S) -> Self::Scales;
     /// Sixteen weights.
     fn weights<S: Simd>(&self, s: S, scales: &Self::Scales, step: usize) -> S::V;
     /// The block nearest to `16 * STEPS` values.
@@ -28,7 +28,7 @@ impl Block for F32x16 {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    fn scales(&self) {}
+    fn scales<S: Simd>(&self, _: S) {}
 
     #[inline(always)]
     fn weights<S: Simd>(&self, s: S, (): &(), _: usize) -> S::V {
@@ -45,7 +45,7 @@ impl Block for [bf16; 16] {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    fn scales(&self) {}
+    fn scales<S: Simd>(&self, _: S) {}
 
     #[inline(always)]
     fn weights<S: Simd>(&self, s: S, (): &(), _: usize) -> S::V {
@@ -62,7 +62,7 @@ impl Block for [f16; 16] {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    fn scales(&self) {}
+    fn scales<S: Simd>(&self, _: S) {}
 
     #[inline(always)]
     fn weights<S: Simd>(&self, s: S, (): &(), _: usize) -> S::V {
@@ -87,8 +87,8 @@ impl Block for Q8 {
     const STEPS: usize = 2;
 
     #[inline(always)]
-    fn scales(&self) -> f32 {
-        self.scale.to_f32()
+    fn scales<S: Simd>(&self, s: S) -> f32 {
+        s.widen(self.scale)
     }
 
     #[inline(always)]
@@ -128,14 +128,14 @@ impl Block for Q4k {
     const STEPS: usize = 16;
 
     #[inline(always)]
-    fn scales(&self) -> GroupScales {
+    fn scales<S: Simd>(&self, s: S) -> GroupScales {
         let word =
             |i: usize| u32::from_le_bytes([self.groups[i], self.groups[i + 1], self.groups[i + 2], self.groups[i + 3]]);
         let (a, b, c) = (word(0), word(4), word(8));
         let top = |w: u32| (w >> 2) & 0x3030_3030;
         let scales = [a & 0x3f3f_3f3f, (c & 0x0f0f_0f0f) | top(a)];
         let minima = [b & 0x3f3f_3f3f, ((c >> 4) & 0x0f0f_0f0f) | top(b)];
-        let (scale, minimum) = (self.scale.to_f32(), -self.minimum.to_f32());
+        let (scale, minimum) = (s.widen(self.scale), -s.widen(self.minimum));
         let byte = |w: &[u32; 2], i: usize| ((w[i / 4] >> (8 * (i % 4))) & 0xff) as f32;
         (std::array::from_fn(|i| scale * byte(&scales, i)), std::array::from_fn(|i| minimum * byte(&minima, i)))
     }
@@ -227,7 +227,7 @@ mod tests {
     use crate::nn::simd::Plain;
 
     fn unpack<B: Block>(block: &B) -> Vec<f32> {
-        (0..B::STEPS).flat_map(|step| block.weights(Plain, &block.scales(), step)).collect()
+        (0..B::STEPS).flat_map(|step| block.weights(Plain, &block.scales(Plain), step)).collect()
     }
 
     fn noise(count: usize, seed: u32) -> Vec<f32> {

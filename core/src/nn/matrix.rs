@@ -111,6 +111,17 @@ impl Matrix {
         bias.map_or(Ok(ys.clone()), |bias| ys.broadcast_add(bias))
     }
 
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self.store, Store::Packed(_))
+    }
+
+    /// `x [m, cols]` times the transposed matrix into `out [m, rows]`; only for a packed matrix.
+    pub(super) fn product_into(&self, x: &[f32], out: &mut [f32]) {
+        if let Store::Packed(packed) = &self.store {
+            packed.product(x, self.cols, None, out);
+        }
+    }
+
     /// Whether the kernels can read `dense` where it lies.
     fn is_readable(&self, dense: &Tensor) -> bool {
         slices::is_plain(dense) && dense.is_contiguous() && dense.rank() == 2 && self.cols.is_multiple_of(16)

@@ -3,9 +3,12 @@
 //! Conventions: activations are `[batch, time, dim]` for transformer layers and `[batch, channels, time]` for convolutions;
 //! weight matrices are `[out, in]` as published; every layer loads itself by its published names.
 
+mod activation;
+mod attend;
 mod attention;
 mod block;
 mod conv;
+mod filter;
 mod linear;
 mod lstm;
 mod matrix;
@@ -19,6 +22,7 @@ mod slices;
 mod testing;
 
 pub use self::{
+    activation::{elu, gelu, relu, sigmoid_of, silu, tanh_of},
     attention::{KvCache, Mask, attention},
     conv::{Conv1d, Conv1dConfig, ConvTranspose1d, pad_reflect},
     linear::{Embedding, Linear},

@@ -159,7 +159,7 @@ fn thin_dots<S: Simd, B: Block, const M: usize, const N: usize>(
     for (i, x) in x.chunks_exact(B::STEPS).enumerate() {
         for n in 0..N {
             let block = &rows[n][i];
-            let scales = block.scales();
+            let scales = block.scales(s);
             for step in 0..B::STEPS {
                 let weights = block.weights(s, &scales, step);
                 for m in 0..M {
@@ -219,7 +219,7 @@ impl<B: Block> Kernel for Tiled<'_, B> {
 #[inline(always)]
 fn widen<S: Simd, B: Block>(s: S, row: &[B], strip: &mut [[[f32; 16]; STRIP]], at: usize) {
     for (block, strip) in row.iter().zip(strip.chunks_exact_mut(B::STEPS)) {
-        let scales = block.scales();
+        let scales = block.scales(s);
         for step in 0..B::STEPS {
             s.store(block.weights(s, &scales, step), &mut strip[step][at]);
         }
@@ -260,7 +260,7 @@ pub(crate) fn widen_row<B: Block>(row: &[B], out: &mut [f32]) {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             for (block, out) in self.0.iter().zip(self.1.chunks_mut(16 * B::STEPS)) {
-                let scales = block.scales();
+                let scales = block.scales(s);
                 for (step, out) in out.chunks_mut(16).enumerate() {
                     let mut sixteen = [0f32; 16];
                     s.store(block.weights(s, &scales, step), &mut sixteen);

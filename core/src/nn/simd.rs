@@ -32,6 +32,8 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, x: &[bf16; 16]) -> Self::V;
     fn load_f16(self, x: &[f16; 16]) -> Self::V;
     fn load_i8(self, x: &[i8; 16]) -> Self::V;
+    /// One half-precision number.
+    fn widen(self, x: f16) -> f32;
     /// Bits `shift .. shift + 4` of each byte.
     fn load_nibbles(self, x: &[u8; 16], shift: u32) -> Self::V;
     /// `a * b + c`, rounded once where the processor can.
@@ -150,6 +152,11 @@ impl Simd for Plain {
     #[inline(always)]
     fn load_i8(self, x: &[i8; 16]) -> Self::V {
         x.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn widen(self, x: f16) -> f32 {
+        x.to_f32()
     }
 
     #[inline(always)]
@@ -298,6 +305,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn widen(self, x: f16) -> f32 {
+            v!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x.to_bits())))))
+        }
+
+        #[inline(always)]
         fn load_nibbles(self, x: &[u8; 16], shift: u32) -> __m512 {
             v!({
                 let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
@@ -425,6 +437,11 @@ mod x86 {
                     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(x, x))),
                 )
             })
+        }
+
+        #[inline(always)]
+        fn widen(self, x: f16) -> f32 {
+            v!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x.to_bits())))))
         }
 
         #[inline(always)]

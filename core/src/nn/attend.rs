@@ -1,0 +1,222 @@
+//! Attention of many heads over keys and values where they lie.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{
+    activation::exp,
+    block::{Block, F32x16},
+    pool,
+    simd::{Kernel, Simd, dispatch},
+};
+
+/// Queries worked on together, so that each key and value is read once for all of them.
+const GROUP: usize = 4;
+
+/// Which keys are hidden.
+#[derive(Clone, Copy)]
+pub(super) enum Hidden<'a> {
+    Nothing,
+    Future,
+    /// `[batch, keys]`, 1 = seen.
+    Unseen(&'a [f32]),
+}
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub batch: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    /// Positions a head has room for.
+    pub capacity: usize,
+    /// Positions held.
+    pub count: usize,
+    /// Queries.
+    pub time: usize,
+}
+
+/// One call: `queries [batch, time, heads * head_dim]`; `keys` and `values` `[batch, heads, capacity, blocks of a head]`.
+#[derive(Clone, Copy)]
+pub(super) struct Attend<'a, B> {
+    pub sizes: Sizes,
+    pub queries: &'a [f32],
+    pub keys: &'a [B],
+    pub values: &'a [B],
+    pub scale: f32,
+    pub hidden: Hidden<'a>,
+    /// `[batch or 1, heads, time, count]`
+    pub bias: Option<&'a [f32]>,
+}
+
+impl<B: Block> Attend<'_, B> {
+    /// Fills `out [batch, time, heads * head_dim]`.
+    pub(super) fn run(self, out: &mut [f32]) {
+        let Sizes { batch, heads, head_dim, count, time, .. } = self.sizes;
+        let (out, groups) = (pool::shared(out), time.div_ceil(GROUP));
+        let cost = count * head_dim * 2 * time.min(GROUP);
+        pool::ranges(batch * heads * groups, 1, cost, |parts| {
+            for part in parts {
+                let (head, first) = (part / groups, part % groups * GROUP);
+                match time - first {
+                    1 => dispatch(One::<B, 1> { call: self, head, first, out }),
+                    2 => dispatch(One::<B, 2> { call: self, head, first, out }),
+                    3 => dispatch(One::<B, 3> { call: self, head, first, out }),
+                    _ => dispatch(One::<B, GROUP> { call: self, head, first, out }),
+                }
+            }
+        });
+    }
+}
+
+/// `Q` queries from `first` of one head of one batch element (`head` counts over both).
+struct One<'a, B, const Q: usize> {
+    call: Attend<'a, B>,
+    head: usize,
+    first: usize,
+    out: &'a [AtomicU32],
+}
+
+impl<B: Block, const Q: usize> Kernel for One<'_, B, Q> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { call, head, first, out } = self;
+        let Sizes { heads, head_dim, capacity, count, time, .. } = call.sizes;
+        let steps = head_dim.div_ceil(16);
+        let (element, own) = (head / heads, head % heads);
+        let at = |q: usize| ((element * time + first + q) * heads + own) * head_dim;
+
+        let mut queries = vec![[[0f32; 16]; Q]; steps];
+        for q in 0..Q {
+            for (step, values) in call.queries[at(q)..at(q) + head_dim].chunks(16).enumerate() {
+                queries[step][q][..values.len()].copy_from_slice(values);
+            }
+        }
+        let rows = |all: &'_ [B]| -> std::ops::Range<usize> {
+            let begin = head * capacity * steps;
+            debug_assert!(begin + count * steps <= all.len());
+            begin..begin + count * steps
+        };
+        let (keys, values) = (&call.keys[rows(call.keys)], &call.values[rows(call.values)]);
+
+        // Scores, one padded row for each query; what lies beyond the row weighs nothing.
+        let width = count.next_multiple_of(16);
+        let mut scores = vec![f32::NEG_INFINITY; Q * width];
+        for (j, key) in keys.chunks_exact(steps).enumerate() {
+            let mut sums = [s.splat(0.0); Q];
+            for (key, query) in key.iter().zip(&queries) {
+                let key = key.weights(s, &key.scales(s), 0);
+                for q in 0..Q {
+                    sums[q] = s.fma(key, s.load(&query[q]), sums[q]);
+                }
+            }
+            for q in 0..Q {
+                scores[q * width + j] = s.sum(sums[q]) * call.scale;
+            }
+        }
+        let mut totals = [0f32; Q];
+        for q in 0..Q {
+            let row = &mut scores[q * width..(q + 1) * width];
+            if let Some(bias) = call.bias {
+                let begin = (head * time + first + q) * count;
+                let begin = begin % bias.len();
+                row.iter_mut().zip(&bias[begin..begin + count]).for_each(|(x, b)| *x += b);
+            }
+            match call.hidden {
+                Hidden::Nothing => {}
+                Hidden::Future => {
+                    row[(count + first + q + 1).saturating_sub(time).min(count)..].fill(f32::NEG_INFINITY)
+                }
+                // Adding the lowest finite number makes a fully hidden row uniform instead of NaN.
+                Hidden::Unseen(seen) => {
+                    for (x, seen) in row.iter_mut().zip(&seen[element * count..(element + 1) * count]) {
+                        *x = (*x + (seen - 1.0) * f32::MAX).max(f32::MIN);
+                    }
+                }
+            }
+            totals[q] = exponentials(s, row.as_chunks_mut::<16>().0);
+        }
+
+        let mut step = 0;
+        while step < steps {
+            if steps - step >= 4 {
+                let sums = weighted::<S, B, Q, 4>(s, values, steps, step, &scores, width);
+                self.write(s, &sums, step, &totals, at, out);
+                step += 4;
+            } else {
+                let sums = weighted::<S, B, Q, 1>(s, values, steps, step, &scores, width);
+                self.write(s, &sums, step, &totals, at, out);
+                step += 1;
+            }
+        }
+    }
+}
+
+impl<B: Block, const Q: usize> One<'_, B, Q> {
+    #[inline(always)]
+    fn write<S: Simd, const C: usize>(
+        &self,
+        s: S,
+        sums: &[[S::V; C]; Q],
+        step: usize,
+        totals: &[f32; Q],
+        at: impl Fn(usize) -> usize,
+        out: &[AtomicU32],
+    ) {
+        let head_dim = self.call.sizes.head_dim;
+        for q in 0..Q {
+            for c in 0..C {
+                let begin = (step + c) * 16;
+                let mut sixteen: F32x16 = [0.0; 16];
+                s.store(sums[q][c], &mut sixteen);
+                let to = &out[at(q) + begin..at(q) + head_dim.min(begin + 16)];
+                for (to, x) in to.iter().zip(sixteen) {
+                    to.store((x / totals[q]).to_bits(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// Turns scores into `exp(score - largest)` and gives their sum.
+#[inline(always)]
+fn exponentials<S: Simd>(s: S, row: &mut [[f32; 16]]) -> f32 {
+    let mut largest = s.splat(f32::MIN);
+    for x in row.iter() {
+        largest = s.max(largest, s.load(x));
+    }
+    let mut lanes = [0f32; 16];
+    s.store(largest, &mut lanes);
+    let largest = s.splat(lanes.into_iter().fold(f32::MIN, f32::max));
+    let mut total = s.splat(0.0);
+    for x in row {
+        let e = exp(s, s.sub(s.load(x), largest));
+        s.store(e, x);
+        total = s.add(total, e);
+    }
+    s.sum(total)
+}
+
+/// Sums of `values` weighted by each row of `weights`, for `C` times sixteen columns from `step`.
+#[inline(always)]
+fn weighted<S: Simd, B: Block, const Q: usize, const C: usize>(
+    s: S,
+    values: &[B],
+    steps: usize,
+    step: usize,
+    weights: &[f32],
+    width: usize,
+) -> [[S::V; C]; Q] {
+    let mut sums = [[s.splat(0.0); C]; Q];
+    for (j, value) in values.chunks_exact(steps).enumerate() {
+        let value = &value[step..step + C];
+        for (c, value) in value.iter().enumerate() {
+            let value = value.weights(s, &value.scales(s), 0);
+            for q in 0..Q {
+                sums[q][c] = s.fma(s.splat(weights[q * width + j]), value, sums[q][c]);
+            }
+        }
+    }
+    sums
+}
