@@ -6,7 +6,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use musaic_core::{
-    nn::{KvCache, LayerNorm, Mask, Matrix},
+    nn::{KvCache, LayerNorm, Mask, Matrix, gelu},
     probe::Probe,
     weights::Weights,
 };
@@ -258,7 +258,7 @@ impl Layer {
             let attended = held.attend(&q, scale, mask.map_or(Mask::None, Mask::Keys))?;
             xs = (xs + layer.out.forward(&attended)?)?;
         }
-        let hidden = self.fc1.forward(&self.final_layer_norm.forward(&xs)?)?.gelu_erf()?;
+        let hidden = gelu(&self.fc1.forward(&self.final_layer_norm.forward(&xs)?)?)?;
         xs + self.fc2.forward(&hidden)?
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{D, Tensor};
 use musaic_core::{
     Result,
-    nn::{Embedding, Mask, Matrix, RmsNorm, attention},
+    nn::{self, Embedding, Mask, Matrix, RmsNorm, attention},
     probe::Probe,
     weights::Weights,
 };
@@ -175,10 +175,10 @@ impl Block {
 
 fn activate(xs: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
     match activation {
-        Activation::Relu => xs.relu(),
-        Activation::Gelu => xs.gelu_erf(),
+        Activation::Relu => nn::relu(xs),
+        Activation::Gelu => nn::gelu(xs),
         Activation::GeluTanh => xs.gelu(),
-        Activation::Silu => xs.silu(),
+        Activation::Silu => nn::silu(xs),
     }
 }
 
