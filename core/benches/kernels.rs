@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use musaic_core::{
     WeightFormat,
-    nn::{Matrix, MatrixBuilder},
+    nn::{Conv1d, Conv1dConfig, ConvTranspose1d, KvCache, Mask, Matrix, MatrixBuilder, elu, gelu},
 };
 
 /// Seconds of the best run.
@@ -91,10 +91,66 @@ fn wide() -> Result<()> {
     Ok(())
 }
 
+/// Convolutions of the shapes of a 32 kHz codec, for ten seconds.
+fn conv() -> Result<()> {
+    for (inputs, outputs, kernel, stride, time) in [
+        (1, 64, 7, 1, 320_000),
+        (64, 32, 3, 1, 320_000),
+        (32, 64, 1, 1, 320_000),
+        (64, 1, 7, 1, 320_000),
+        (64, 128, 8, 4, 320_000),
+        (256, 512, 10, 5, 20_000),
+        (512, 1024, 16, 8, 4_000),
+        (128, 1024, 7, 1, 500),
+    ] {
+        let conv = Conv1d::new(&noise(&[outputs, inputs, kernel])?, None, Conv1dConfig { stride, dilation: 1 })?;
+        let xs = noise(&[1, inputs, time])?;
+        let time_taken = best(|| conv.forward(&xs).map(drop))?;
+        let flops = (2 * inputs * outputs * kernel * time / stride) as f64;
+        println!(
+            "conv {inputs} -> {outputs} k{kernel} s{stride}: {:.2} ms, {:.0} GFLOP/s",
+            time_taken * 1e3,
+            flops * 1e-9 / time_taken
+        );
+    }
+    for (inputs, outputs, kernel, stride, time) in
+        [(1024, 512, 16, 8, 500), (512, 256, 10, 5, 4_000), (256, 128, 8, 4, 20_000), (128, 64, 8, 4, 80_000)]
+    {
+        let conv = ConvTranspose1d::new(&noise(&[inputs, outputs, kernel])?, None, stride)?;
+        let xs = noise(&[1, inputs, time])?;
+        let time_taken = best(|| conv.forward(&xs).map(drop))?;
+        let flops = (2 * inputs * outputs * kernel * time) as f64;
+        println!(
+            "transposed conv {inputs} -> {outputs} k{kernel} s{stride}: {:.2} ms, {:.0} GFLOP/s",
+            time_taken * 1e3,
+            flops * 1e-9 / time_taken
+        );
+    }
+    Ok(())
+}
+
+/// Attention of sixteen heads of 64 for two sequences, and elementwise functions.
+fn other() -> Result<()> {
+    for dtype in [DType::F32, DType::F16] {
+        for (keys, time) in [(500, 1), (1500, 1), (500, 500)] {
+            let mut cache = KvCache::new(2, 16, 64, keys, dtype, &Device::Cpu)?;
+            cache.append(&noise(&[2, keys, 1024])?, &noise(&[2, keys, 1024])?)?;
+            let q = noise(&[2, time, 1024])?;
+            let taken = best(|| cache.attend(&q, 0.125, Mask::Causal).map(drop))?;
+            println!("attend {dtype:?} {time} over {keys} keys: {:.1} us", taken * 1e6);
+        }
+    }
+    let xs = noise(&[2, 4096])?;
+    println!("gelu of 2 x 4096: {:.1} us", best(|| gelu(&xs).map(drop))? * 1e6);
+    let xs = noise(&[64, 320_000])?;
+    println!("elu of 64 x 320000: {:.1} ms", best(|| elu(&xs).map(drop))? * 1e3);
+    Ok(())
+}
+
 /// A group of measurements.
 type Group = (&'static str, fn() -> Result<()>);
 
-const GROUPS: [Group; 3] = [("bandwidth", bandwidth), ("thin", thin), ("wide", wide)];
+const GROUPS: [Group; 5] = [("bandwidth", bandwidth), ("thin", thin), ("wide", wide), ("conv", conv), ("other", other)];
 
 fn main() -> Result<()> {
     let chosen: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -1,4 +1,6 @@
 //! Elementwise functions: sixteen lanes at a time where no gradient is wanted, candle's own operations where it is.
+// Fitted coefficients, written with the digits of the fit.
+#![allow(clippy::excessive_precision, clippy::approx_constant)]
 
 use candle_core::{Device, Result, Tensor};
 

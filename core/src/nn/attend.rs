@@ -1,4 +1,6 @@
 //! Attention of many heads over keys and values where they lie.
+// Indices run over several arrays of one constant size at once.
+#![allow(clippy::needless_range_loop)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -178,7 +178,7 @@ impl Pool {
         self.next.store(0, Ordering::Relaxed);
         self.panicked.store(false, Ordering::Relaxed);
         let region = self.state.load(Ordering::Relaxed) / REGION + 1;
-        self.state.store(region * REGION | OPEN, Ordering::SeqCst);
+        self.state.store((region * REGION) | OPEN, Ordering::SeqCst);
         let close = Close(self);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             workers.iter().for_each(Thread::unpark);

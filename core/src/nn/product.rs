@@ -7,6 +7,8 @@
 //! - up to [`THIN`] rows of `x` (decoding): weights are read once, widened in registers, used for all rows of `x`;
 //! - more rows: six rows of `w` at a time are widened into a scratch that stays in the cache and met by four rows of `x`
 //!   in registers.
+// Indices run over several arrays of one constant size at once.
+#![allow(clippy::needless_range_loop)]
 
 use std::{
     ops::Range,
@@ -89,15 +91,18 @@ pub(crate) fn product<B: Block>(x: &[f32], cols: usize, w: &[B], stride: usize, 
     if thin {
         pool::ranges(n, 4, cost, |rows| {
             let job = Thin { x: &x, w, stride, rows, out };
+            // Several rows of `w` at a time only where the sums surely stay in registers.
             match m {
-                1 => dispatch(Sized::<_, 1, 4>(job)),
-                2 => dispatch(Sized::<_, 2, 4>(job)),
-                3 => dispatch(Sized::<_, 3, 2>(job)),
-                4 => dispatch(Sized::<_, 4, 2>(job)),
-                5 => dispatch(Sized::<_, 5, 2>(job)),
-                6 => dispatch(Sized::<_, 6, 2>(job)),
-                7 => dispatch(Sized::<_, 7, 2>(job)),
-                _ => dispatch(Sized::<_, 8, 2>(job)),
+                1 if B::STEPS == 1 => dispatch(Sized::<_, 1, 4>(job)),
+                2 if B::STEPS == 1 => dispatch(Sized::<_, 2, 4>(job)),
+                1 => dispatch(Sized::<_, 1, 1>(job)),
+                2 => dispatch(Sized::<_, 2, 1>(job)),
+                3 => dispatch(Sized::<_, 3, 1>(job)),
+                4 => dispatch(Sized::<_, 4, 1>(job)),
+                5 => dispatch(Sized::<_, 5, 1>(job)),
+                6 => dispatch(Sized::<_, 6, 1>(job)),
+                7 => dispatch(Sized::<_, 7, 1>(job)),
+                _ => dispatch(Sized::<_, 8, 1>(job)),
             }
         });
     } else {
