@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use musaic_core::{
     WeightFormat,
     probe::Probe,
-    testing::{Tolerance, Values, compare_within},
+    testing::{Data, Tolerance, Values, compare_within},
     weights::{Source, Weights},
 };
 use musaic_decoders::{
@@ -21,7 +21,7 @@ use musaic_decoders::{
 use super::{
     case::chain,
     report::{CaseReport, Status, TensorReport},
-    rounding::{Rounded, bounds},
+    rounding::{MARGIN, Rounded, bounds},
 };
 
 /// A case made from a seed.
@@ -32,10 +32,8 @@ pub struct Own {
 }
 
 /// All of them.
-pub const CASES: &[Own] = &[
-    Own { name: "own/musicgen-lm-256", compute: language_model },
-    Own { name: "own/t5-256", compute: text_encoder },
-];
+pub const CASES: &[Own] =
+    &[Own { name: "own/musicgen-lm-256", compute: language_model }, Own { name: "own/t5-256", compute: text_encoder }];
 
 /// Width of the models: one super-block of `q4_k`.
 const WIDTH: usize = 256;
@@ -89,15 +87,37 @@ fn compare(
     let got = compute(Weights::new(source(tested), device, format))?;
     let bounds = bounds(&original, &rounded);
     let wanted: HashMap<_, _> = original.into_iter().collect();
+    // A fault spreads over many elements where rounding has a few bad ones: the mean is held to the same multiple.
+    let rounding: HashMap<_, _> = rounded
+        .iter()
+        .filter_map(|(name, rounded)| Some((name.clone(), MARGIN * rms_difference(rounded, wanted.get(name)?))))
+        .collect();
     Ok(got
         .iter()
         .filter_map(|(name, got)| {
             let want = wanted.get(name)?;
             let derived = bounds.get(name).copied().unwrap_or(0.0);
             let bound = |_, want: f64| (FLOOR.atol + FLOOR.rtol * want.abs()).max(derived);
-            Some(TensorReport::new(compare_within(name, got, want, bound), None))
+            let mut report = TensorReport::new(compare_within(name, got, want, bound), None);
+            let (off, allowed) =
+                (rms_difference(got, want), rounding.get(name).copied().unwrap_or(0.0).max(FLOOR.atol));
+            if report.passed && off > allowed {
+                report.passed = false;
+                report.fault = Some(format!("off by {off:.1e} in the root mean square, allowed {allowed:.1e}"));
+            }
+            Some(report)
         })
         .collect())
+}
+
+/// Root mean square of the differences of floats of one shape.
+fn rms_difference(a: &Values, b: &Values) -> f64 {
+    match (&a.data, &b.data) {
+        (Data::Floats(a), Data::Floats(b)) if a.len() == b.len() && !a.is_empty() => {
+            (a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+        }
+        _ => 0.0,
+    }
 }
 
 /// Two layers of the language model over 24 columns, with cross attention to 12 states of which 3 are padding.
@@ -176,7 +196,13 @@ fn random(name: &str, shape: &[usize]) -> Vec<f32> {
         [_] => numbers.map(|u| 1.0 + 0.2 * u).collect(),
         _ if name.contains("embed_tokens") || name.contains("shared") || name.contains("bias") => numbers.collect(),
         _ => {
-            let scale = (3.0 / shape.last().copied().unwrap_or(1).max(1) as f32).sqrt();
+            // Attention that looks somewhere: T5 does not scale its scores, the decoder divides them by the root of 64.
+            let gain = match name {
+                _ if name.ends_with("SelfAttention.q.weight") => 0.25,
+                _ if name.ends_with("q_proj.weight") => 2.0,
+                _ => 1.0,
+            };
+            let scale = gain * (3.0 / shape.last().copied().unwrap_or(1).max(1) as f32).sqrt();
             numbers.map(|u| scale * u).collect()
         }
     }
@@ -217,11 +243,7 @@ impl Source for Made {
         &self.shapes
     }
 
-    fn read(
-        &self,
-        name: &str,
-        sink: &mut dyn FnMut(&[f32]) -> musaic_core::Result<()>,
-    ) -> musaic_core::Result<()> {
+    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> musaic_core::Result<()>) -> musaic_core::Result<()> {
         match self.values.get(name) {
             Some((_, values)) => sink(values),
             None => Ok(()),
@@ -291,6 +313,7 @@ mod tests {
 
     #[test]
     fn planted_faults_exceed_the_bounds() {
+        let mut missed = Vec::new();
         for (what, case, plant) in planted() {
             let own = &CASES[case];
             let sound = weights_of(own).unwrap();
@@ -299,9 +322,12 @@ mod tests {
             for format in FORMATS {
                 let tensors = compare(own, &sound, &faulty, &Device::Cpu, format).unwrap();
                 let report = judge(CaseReport::new(own.name, "own", Status::Ok), tensors);
-                assert_eq!(report.status, Status::Failed, "{what} in {format} stays within {:?}", report.worst);
+                if report.status != Status::Failed {
+                    missed.push(format!("{what} in {format}"));
+                }
             }
         }
+        assert_eq!(missed, Vec::<String>::new());
     }
 
     #[test]

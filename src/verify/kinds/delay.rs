@@ -1,6 +1,6 @@
 //! `musicgen/delay`: building, applying and removing the delay pattern.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use candle_core::Tensor;
 use musaic_core::testing::Case;
 use musaic_decoders::musicgen::delay::{Codes, DelayPattern};
@@ -26,6 +26,7 @@ pub fn run(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>) -> R
             Ok(Codes::from_tensor(&ids, item.num_codebooks)?)
         };
         let (ids, generated) = (read("ids")?, read("generated")?);
+        ensure!(generated.length == item.max_length, "`{name}`: in.{name}.generated has not max_length columns");
         // The first column is all pad: the start token.
         let pad = *ids.ids.first().context("no start token")?;
         let pattern = DelayPattern::new(item.num_codebooks, item.channels, pad)?;

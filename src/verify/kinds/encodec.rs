@@ -102,13 +102,7 @@ fn plain(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>) -> Res
 }
 
 /// A model in a sub-folder, at every bit rate the case has.
-fn variant(
-    case: &Case,
-    context: &Context<'_>,
-    recorder: &mut Recorder<'_>,
-    name: &str,
-    codec: &Encodec,
-) -> Result<()> {
+fn variant(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>, name: &str, codec: &Encodec) -> Result<()> {
     let waveform = case.tensor(&format!("in.{name}"), context.device)?;
     let samples = waveform.dim(D::Minus1)?;
     let prefix = format!("out.{name}.codes_bw");

@@ -39,7 +39,8 @@ pub fn run(case: &Case, _: &Context<'_>, recorder: &mut Recorder<'_>) -> Result<
         }
         let guidance = spelled(i, "guidance");
         if guided_before.insert(guidance.clone()) {
-            recorder.tensor(format!("out.cfg_{guidance}"), &Tensor::from_slice(&logits, (rows, vocab), &Device::Cpu)?)?;
+            recorder
+                .tensor(format!("out.cfg_{guidance}"), &Tensor::from_slice(&logits, (rows, vocab), &Device::Cpu)?)?;
         }
         let sampling = Sampling::Draw { temperature: item.temperature, top_k: item.top_k, top_p: item.top_p };
         let probabilities: Vec<f32> =
