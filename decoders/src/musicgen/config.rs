@@ -74,6 +74,15 @@ impl LmConfig {
         DelayPattern::new(self.num_codebooks, self.audio_channels, self.vocab_size as u32)
     }
 
+    /// Checks all values against what this implementation can do.
+    ///
+    /// # Errors
+    /// Lists every value out of range; `path` is the file that holds them.
+    pub fn validate(&self, path: &Path) -> Result<()> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(Error::config(path, format!("decoder: {}", problems.join("; ")))) }
+    }
+
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut check = |name: &str, value: usize, max: usize| {

@@ -50,7 +50,7 @@ pub use self::{
     config::{GenerationConfig, LmConfig, MusicgenConfig, Variant},
     generate::{Generation, Plan},
     melody::MelodyPrefix,
-    model::{Lm, LmState},
+    model::{Lm, LmState, position_table},
 };
 use crate::{
     encodec::Encodec,

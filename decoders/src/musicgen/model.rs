@@ -166,26 +166,14 @@ impl Lm {
         self.embed_tokens.lookup(&places)?.sum(2)?.to_dtype(self.dtype)
     }
 
-    /// Rows `first..first + count` of the position table, `[count, hidden]`, in f32 as the reference computes them.
-    fn positions(&self, first: usize, count: usize) -> Result<Tensor> {
-        let half = self.config.hidden_size / 2;
-        let slope = -((10_000f64.ln() / (half - 1) as f64) as f32);
-        let mut table = Vec::with_capacity(count * 2 * half);
-        for position in first..first + count {
-            let angle = |i: usize| position as f32 * (i as f32 * slope).exp();
-            table.extend((0..half).map(|i| angle(i).cos()));
-            table.extend((0..half).map(|i| angle(i).sin()));
-        }
-        Tensor::from_vec(table, (count, 2 * half), &self.device)?.to_dtype(self.dtype)
-    }
-
     /// Feeds `xs [batch, time, hidden]` (embedded, without positions) to the end of the sequence and gives the output of
     /// the last layer at these positions, before the final norm. The probe sees `decoder.*`.
     ///
     /// # Errors
     /// The sequence is full, or a shape differs.
     pub fn feed(&self, xs: &Tensor, state: &mut LmState, probe: &mut dyn Probe) -> Result<Tensor> {
-        let positions = self.positions(state.len(), xs.dim(1)?)?;
+        let width = self.config.hidden_size;
+        let positions = position_table(width, state.len(), xs.dim(1)?, &self.device)?.to_dtype(self.dtype)?;
         probe.see("decoder.positions", &positions)?;
         let mut xs = xs.broadcast_add(&positions)?;
         probe.see("decoder.embedded", &xs)?;
@@ -209,6 +197,22 @@ impl Lm {
         let shape = (batch, time, self.config.num_codebooks, self.config.vocab_size);
         self.lm_heads.forward(&xs)?.reshape(shape)?.to_dtype(DType::F32)
     }
+}
+
+/// Rows `first..first + count` of the position table, `[count, width]`, in f32 as the reference computes them.
+///
+/// # Errors
+/// The device is out of memory.
+pub fn position_table(width: usize, first: usize, count: usize, device: &Device) -> Result<Tensor> {
+    let half = width / 2;
+    let slope = -((10_000f64.ln() / (half - 1) as f64) as f32);
+    let mut table = Vec::with_capacity(count * 2 * half);
+    for position in first..first + count {
+        let angle = |i: usize| position as f32 * (i as f32 * slope).exp();
+        table.extend((0..half).map(|i| angle(i).cos()));
+        table.extend((0..half).map(|i| angle(i).sin()));
+    }
+    Tensor::from_vec(table, (count, 2 * half), device)
 }
 
 impl Layer {

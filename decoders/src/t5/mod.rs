@@ -16,6 +16,6 @@ mod tokenizer;
 
 pub use self::{
     config::{Activation, FeedForward, T5Config},
-    model::T5Encoder,
+    model::{T5Encoder, bucket},
     tokenizer::{Padding, T5Tokenizer},
 };

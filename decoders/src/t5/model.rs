@@ -115,8 +115,9 @@ impl T5Encoder {
     }
 }
 
-/// Bucket of a relative position: exact for near keys, logarithmic up to the largest distance, one half a direction.
-fn bucket(relative: i64, config: &T5Config) -> usize {
+/// Bucket of a relative position (key - query): exact for near keys, logarithmic up to the largest distance, one half a
+/// direction.
+pub fn bucket(relative: i64, config: &T5Config) -> usize {
     let half = config.relative_attention_num_buckets / 2;
     let exact = half / 2;
     let start = if relative > 0 { half } else { 0 };
