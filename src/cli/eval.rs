@@ -1,0 +1,204 @@
+//! `musaic eval`: does a model follow its prompts, judged by detectors that were checked first.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args as ClapArgs, Subcommand};
+use musaic_core::{Result, role::DecodeOptions};
+use serde::Serialize;
+
+use super::{options::ModelOptions, print, print_json, say};
+use crate::eval::{
+    codec::{Reconstruction, log_mel_db, si_sdr_db},
+    detect::{Detectors, Features},
+    fit::{Measured, fit},
+    model::{Clip, Maker, load},
+    pieces::{Piece, pieces},
+    prompts::{ATTRIBUTES, prompts},
+    repeats::Runs,
+    score::{Report, Scored, score},
+    validate::{Validation, validate},
+};
+
+/// Arguments of `musaic eval`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// How well the codec gives back held-out pieces
+    Codec(Common),
+    /// Train the detectors on training pieces through the codec; the result goes to stdout
+    Fit(Common),
+    /// How often the detectors are right on held-out pieces through the codec
+    Detectors(Common),
+    /// Generate from prompts, judge the clips, compare with the controls
+    Nano(Nano),
+}
+
+#[derive(Debug, ClapArgs)]
+struct Common {
+    /// The corpus: train.jsonl, test.jsonl and the audio they name
+    #[arg(long, value_name = "DIR")]
+    corpus: PathBuf,
+    /// Where clips are kept, so that a later run goes on [default: CORPUS/eval]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Pieces used, of the training or the test split
+    #[arg(long, default_value_t = 400)]
+    pieces: usize,
+    /// Detectors from a file of `musaic eval fit` instead of those built in
+    #[arg(long, value_name = "FILE")]
+    detectors: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelOptions,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Nano {
+    #[command(flatten)]
+    common: Common,
+    /// Prompts an attribute
+    #[arg(long, default_value_t = 120)]
+    count: usize,
+    /// Training pieces among which repeated runs of codes are looked for
+    #[arg(long, default_value_t = 2000)]
+    training: usize,
+    /// Attributes, by default all
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ATTRIBUTES)]
+    attributes: Vec<String>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.step {
+        Step::Codec(common) => codec(&common),
+        Step::Fit(common) => {
+            let (maker, _) = common.maker()?;
+            let measure = |(piece, clip): (Piece, Clip)| Measured { features: Features::of(&clip.samples), piece };
+            let all: Vec<Measured> = common.clips(&maker, "train", common.pieces)?.into_iter().map(measure).collect();
+            say(&format!("training on {} pieces", all.len()));
+            print(&format!("{}\n", serde_json::to_string(&fit(&all)?)?))
+        }
+        Step::Detectors(common) => {
+            let (maker, _) = common.maker()?;
+            let validation = common.validate(common.clips(&maker, "test", common.pieces)?)?;
+            show(&validation, common.json, Validation::markdown)
+        }
+        Step::Nano(nano) => nano.run(),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show<T: Serialize>(value: &T, json: bool, markdown: impl Fn(&T) -> String) -> anyhow::Result<()> {
+    if json { print_json(value) } else { print(&markdown(value)) }
+}
+
+impl Common {
+    /// The model, with its clips in a folder named after its weights, and their hash.
+    fn maker(&self) -> anyhow::Result<(Maker, String)> {
+        let config = self.model.layers()?.finish()?;
+        let (model, sha256) = load(&config.model, config.format()?)?;
+        let out = self.out.clone().unwrap_or_else(|| self.corpus.join("eval"));
+        Ok((Maker::new(model, out.join(&sha256[..12])), sha256))
+    }
+
+    fn clips(&self, maker: &Maker, split: &str, count: usize) -> Result<Vec<(Piece, Clip)>> {
+        let all = pieces(&self.corpus, split, count)?;
+        let total = all.len();
+        let clip = |(i, piece): (usize, Piece)| {
+            if i % 100 == 99 {
+                say(&format!("{split}: {} of {total} pieces through the codec", i + 1));
+            }
+            let clip = maker.through_codec(split, &self.corpus.join(&piece.file), piece.id)?;
+            Ok((piece, clip))
+        };
+        all.into_iter().enumerate().map(clip).collect()
+    }
+
+    fn judges(&self) -> Result<Detectors> {
+        self.detectors.as_deref().map_or_else(Detectors::built_in, Detectors::open)
+    }
+
+    fn validate(&self, clips: Vec<(Piece, Clip)>) -> Result<Validation> {
+        let judges = self.judges()?;
+        say(&format!("detectors: {}", judges.about()));
+        let judge = |(piece, clip): (Piece, Clip)| (piece, judges.judge(&Features::of(&clip.samples)));
+        Ok(validate(&clips.into_iter().map(judge).collect::<Vec<_>>()))
+    }
+}
+
+fn codec(common: &Common) -> anyhow::Result<()> {
+    let (maker, _) = common.maker()?;
+    let mut all = Vec::new();
+    for piece in pieces(&common.corpus, "test", common.pieces)? {
+        let truth = maker.read(&common.corpus.join(&piece.file))?;
+        let back = maker.decode(&maker.encode(&truth)?)?.samples;
+        all.push((si_sdr_db(&truth, &back), log_mel_db(&truth, &back)));
+    }
+    show(&Reconstruction::of(all), common.json, |r| {
+        format!(
+            "Codec on {} whole held-out pieces: SI-SDR mean {:.2} dB, median {:.2} dB; log-mel distance {:.2} dB.\n",
+            r.pieces, r.si_sdr_mean_db, r.si_sdr_median_db, r.log_mel_db
+        )
+    })
+}
+
+impl Nano {
+    fn run(&self) -> anyhow::Result<()> {
+        let common = &self.common;
+        let config = common.model.layers()?.finish()?;
+        let (maker, _) = common.maker()?;
+        let g = &config.generate;
+        let sampling = musaic_core::role::Sampling::Draw { temperature: g.temperature, top_k: g.top_k, top_p: g.top_p };
+        let options = DecodeOptions { guidance_scale: g.guidance, sampling, ..DecodeOptions::default() };
+
+        let real = common.clips(&maker, "test", common.pieces)?;
+        let test: Vec<Piece> = real.iter().map(|(piece, _)| piece.clone()).collect();
+        let runs_of =
+            |clips: &[(Piece, Clip)]| -> Vec<Vec<u32>> { clips.iter().map(|(_, c)| c.codes.clone()).collect() };
+        let real_codes = runs_of(&real);
+        let training = runs_of(&common.clips(&maker, "train", self.training)?);
+        let runs = Runs::new(training.iter().map(Vec::as_slice));
+        let validation = common.validate(real)?;
+        let judges = common.judges()?;
+
+        let (mut scores, mut verdicts, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+        for attribute in
+            ATTRIBUTES.iter().filter(|a| self.attributes.is_empty() || self.attributes.iter().any(|b| b == *a))
+        {
+            let asked = prompts(&common.corpus.join("prompts"), attribute, self.count, &test)?;
+            let mut scored = Vec::new();
+            for (i, prompt) in asked.into_iter().enumerate() {
+                if i % 20 == 19 {
+                    say(&format!("{attribute}: {} prompts", i + 1));
+                }
+                // The name tells prompt from prompt; a pair has one seed.
+                let name = format!("{attribute}-{i:04}-{:016x}", fingerprint(&prompt.text));
+                let clip = maker.generate(&name, &prompt.text, 1 + prompt.pair, &options)?;
+                let verdict = judges.judge(&Features::of(&clip.samples));
+                verdicts.push(verdict.clone());
+                codes.push(clip.codes);
+                scored.push(Scored { prompt, verdict });
+            }
+            scores.push(score(attribute, &scored, &validation));
+        }
+        let report = Report {
+            scores,
+            failed: crate::eval::validate::Tally::of(verdicts.iter().map(|v| v.failure.is_some())),
+            in_key: 100.0 * verdicts.iter().map(|v| v.in_key).sum::<f64>() / verdicts.len().max(1) as f64,
+            in_key_real: validation.in_key,
+            repeats: runs.repeats(codes.iter().map(Vec::as_slice)),
+            repeats_real: runs.repeats(real_codes.iter().map(Vec::as_slice)),
+        };
+        show(&report, common.json, Report::markdown)
+    }
+}
+
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,154 @@
+//! The model under test, and a folder in which what it made is kept, so that a run that was stopped goes on.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+use musaic_core::{
+    Error, Result, WeightFormat,
+    media::{Audio, AudioWriter, Limits, WriteOptions, read_audio, resample},
+    role::{Conditioning, DecodeOptions},
+};
+use musaic_decoders::musicgen::{Musicgen, delay::Codes};
+
+use super::{CLIP_S, detect::RATE_HZ};
+
+/// A clip as the codec gives it, and the first codebook of its codes.
+#[derive(Debug, Clone)]
+pub struct Clip {
+    /// Mono, at the rate of the detectors.
+    pub samples: Vec<f32>,
+    /// Codes of the first codebook.
+    pub codes: Vec<u32>,
+}
+
+/// A loaded model with its folder of clips.
+pub struct Maker {
+    model: Musicgen,
+    folder: PathBuf,
+}
+
+impl Maker {
+    /// Keeps what `model` makes under `folder`; the name of the weights should be part of it.
+    pub fn new(model: Musicgen, folder: PathBuf) -> Self {
+        Self { model, folder }
+    }
+
+    fn rate(&self) -> u32 {
+        self.model.codec().config().sampling_rate as u32
+    }
+
+    /// `samples` at the detectors' rate through the codec: the middle [`CLIP_S`] seconds.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or the arithmetic fails.
+    pub fn through_codec(&self, split: &str, path: &Path, id: u64) -> Result<Clip> {
+        let base = self.folder.join(split).join(format!("{id:06}"));
+        if let Some(clip) = kept(&base)? {
+            return Ok(clip);
+        }
+        let samples = middle(&self.read(path)?, self.rate());
+        let clip = self.decode(&self.encode(&samples)?)?;
+        keep(&base, &clip, self.rate())?;
+        Ok(clip)
+    }
+
+    /// A file as mono at the codec's rate.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, path: &Path) -> Result<Vec<f32>> {
+        let audio = read_audio(path, &Limits::default())?;
+        Ok(resample(&audio, self.rate())?.mixdown())
+    }
+
+    /// To codes.
+    ///
+    /// # Errors
+    /// The arithmetic fails.
+    pub fn encode(&self, samples: &[f32]) -> Result<Codes> {
+        let audio = Tensor::from_slice(samples, (1, 1, samples.len()), &Device::Cpu)?;
+        let codes = self.model.codec().encode_codes(&audio, None)?;
+        let codebooks = codes.dim(1)?;
+        Codes::from_tensor(&codes, codebooks)
+    }
+
+    /// From codes.
+    ///
+    /// # Errors
+    /// A code is out of range, or the arithmetic fails.
+    pub fn decode(&self, codes: &Codes) -> Result<Clip> {
+        let samples = self.model.waveform(codes)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Clip { samples, codes: codes.row(0).to_vec() })
+    }
+
+    /// A clip from a prompt; `name` is its place in the folder.
+    ///
+    /// # Errors
+    /// The model refuses the prompt, the arithmetic fails or a file cannot be written.
+    pub fn generate(&self, name: &str, prompt: &str, seed: u64, options: &DecodeOptions) -> Result<Clip> {
+        let base = self.folder.join("generated").join(name);
+        if let Some(clip) = kept(&base)? {
+            return Ok(clip);
+        }
+        let frames = CLIP_S * self.model.codec().config().frame_rate();
+        let options = DecodeOptions { seed, ..options.clone() };
+        let codes = self.model.begin(&Conditioning::Text(prompt.to_owned()), &options, None, frames)?.run()?;
+        let clip = self.decode(&codes)?;
+        keep(&base, &clip, self.rate())?;
+        Ok(clip)
+    }
+}
+
+/// Loads what the configuration names; a model of more than one channel is refused.
+///
+/// # Errors
+/// It cannot be loaded.
+pub fn load(name: &str, format: Option<WeightFormat>) -> anyhow::Result<(Musicgen, String)> {
+    let store = crate::pipeline::store::Store::open(&crate::pipeline::models::find(name)?)?;
+    let format = format.unwrap_or_else(|| store.preferred_format(&Device::Cpu));
+    let model = store.load_musicgen(&Device::Cpu, format)?;
+    let channels = model.config().decoder.audio_channels;
+    if channels != 1 {
+        return Err(Error::argument("model", format!("{channels} channels"), "a mono model").into());
+    }
+    Ok((model, store.sha256()?))
+}
+
+fn middle(samples: &[f32], rate: u32) -> Vec<f32> {
+    let length = CLIP_S * rate as usize;
+    // Whole frames of 20 ms, so that a clip starts on one.
+    let frame = rate as usize / 50;
+    let first = samples.len().saturating_sub(length) / 2 / frame * frame;
+    samples[first..samples.len().min(first + length)].to_vec()
+}
+
+fn kept(base: &Path) -> Result<Option<Clip>> {
+    let (audio, codes) = (base.with_extension("wav"), base.with_extension("codes"));
+    if !audio.is_file() || !codes.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&codes).map_err(|e| Error::io(&codes, e))?;
+    let ids = text.split_whitespace().map(|id| id.parse::<u32>());
+    let ids = ids.collect::<std::result::Result<_, _>>();
+    let ids = ids.map_err(|e| Error::format(&codes, "numbers", e.to_string()))?;
+    let audio = resample(&read_audio(&audio, &Limits::default())?, RATE_HZ)?;
+    Ok(Some(Clip { samples: audio.mixdown(), codes: ids }))
+}
+
+/// The codes come last: where they are, the audio is whole.
+fn keep(base: &Path, clip: &Clip, rate: u32) -> Result<()> {
+    if let Some(folder) = base.parent() {
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    let path = base.with_extension("wav");
+    let options = WriteOptions::default().with_overwrite(true);
+    let mut writer = AudioWriter::create(&path, rate, 1, &options)?;
+    writer.write(&Audio::mono(clip.samples.clone(), rate).planes())?;
+    writer.finish()?;
+    let ids: Vec<String> = clip.codes.iter().map(u32::to_string).collect();
+    let path = base.with_extension("codes");
+    fs::write(&path, ids.join(" ")).map_err(|e| Error::io(&path, e))
+}
