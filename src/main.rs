@@ -1,3 +1,17 @@
-//! The `musaic` program.
+//! The `musaic` program: parse, start tracing, dispatch, print the error and its hint, exit.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use musaic::cli::{Cli, failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = cli.start_tracing() {
+        return failure::report(&error);
+    }
+    match cli.run() {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}

@@ -1,4 +1,5 @@
 //! The parity runner: on the project's cases, and on cases that are broken on purpose.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests, too
 
 use std::{
     collections::BTreeMap,

@@ -116,6 +116,7 @@ impl Hint for Error {
                 std::io::ErrorKind::StorageFull => Some("free some disk space".into()),
                 _ => None,
             },
+            Self::Format { .. } => Some("check that the file is whole, and of the kind its name says".into()),
             Self::Weights(report) => report.hint(),
             Self::Checkpoint { hint, .. } => Some(hint.clone()),
             Self::MissingFeature { feature, .. } => {

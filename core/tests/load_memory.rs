@@ -1,5 +1,6 @@
 //! Peak memory of loading, in a process of its own: at most 1.1 x the weights as they are held, and 300 MB.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // helpers of tests, too
 
 #[allow(dead_code)]
 #[path = "weights/torch_file.rs"]

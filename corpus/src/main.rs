@@ -130,18 +130,18 @@ fn main() -> Result<()> {
             let done = dataset::render(&request, &renderer, |done| {
                 if done.rendered % 50 == 1 {
                     let speed = done.seconds / started.elapsed().as_secs_f64();
-                    eprintln!("{} rendered, {} kept, {speed:.0} x real time", done.rendered, done.kept);
+                    say(&format!("{} rendered, {} kept, {speed:.0} x real time", done.rendered, done.kept));
                 }
             })?;
             let speed = done.seconds / started.elapsed().as_secs_f64();
-            eprintln!(
+            say(&format!(
                 "{} rendered, {} kept, {:.0} s of audio, {speed:.0} x real time",
                 done.rendered, done.kept, done.seconds
-            );
+            ));
         }
         Command::Recaption { out, split } => {
             let count = dataset::recaption(&out, split.into())?;
-            eprintln!("{count} rows");
+            say(&format!("{count} rows"));
         }
         Command::Captions { count, seed, split, first, per_piece } => {
             let split = Split::from(split);
@@ -156,4 +156,10 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Talk, on stderr. That nobody can hear it is no reason to stop.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

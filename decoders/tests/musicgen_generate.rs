@@ -186,10 +186,10 @@ impl AudioSink for Collected {
 
     fn progress(&mut self, done: usize, total: usize) {
         self.progress.push((done, total));
-        if let Some((at, cancel)) = &self.cancel_at {
-            if done >= *at {
-                cancel.cancel();
-            }
+        if let Some((at, cancel)) = &self.cancel_at
+            && done >= *at
+        {
+            cancel.cancel();
         }
     }
 }

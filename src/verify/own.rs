@@ -278,8 +278,10 @@ mod tests {
         head[from * size..(from + 1) * size].swap_with_slice(&mut tail[..size]);
     }
 
-    /// What is planted, in which case, and whether it shows above the noise of four bits too.
-    fn planted() -> Vec<(&'static str, usize, bool, fn(&mut Tensors))> {
+    /// What is planted, in which case, whether it shows above the noise of four bits too, and how it is done.
+    type Fault = (&'static str, usize, bool, fn(&mut Tensors));
+
+    fn planted() -> Vec<Fault> {
         vec![
             ("heads 0 and 1 of a query projection swapped", 0, true, |w| {
                 swap_rows(w.get_mut("model.decoder.layers.0.self_attn.q_proj.weight").unwrap(), 64, 0, 1);

@@ -83,7 +83,7 @@ impl TensorReport {
             fault,
         };
         if let Some(Worst { index, got, want, error, bound }) = comparison.worst {
-            if !passed && !(got.is_finite() && want.is_finite()) {
+            if !(passed || got.is_finite() && want.is_finite()) {
                 report.fault = Some(format!("{got} at {index:?}, expected {want}"));
             }
             report.index = index;

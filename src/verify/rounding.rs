@@ -9,7 +9,11 @@ use candle_core::{
     DType, Device, Tensor,
     quantized::{GgmlDType, QTensor},
 };
-use musaic_core::{Result, WeightFormat, testing::{Data, Values}, weights::Source};
+use musaic_core::{
+    Result, WeightFormat,
+    testing::{Data, Values},
+    weights::Source,
+};
 
 /// Times the rounding error that a format may be off: the arithmetic may round again, in activations and in sums.
 pub const MARGIN: f64 = 4.0;

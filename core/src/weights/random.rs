@@ -14,13 +14,13 @@ const PIECE: usize = 1 << 16;
 pub struct RandomWeights {
     seed: u64,
     absent: Vec<String>,
-    none: BTreeMap<String, Vec<usize>>,
+    listed: BTreeMap<String, Vec<usize>>,
 }
 
 impl RandomWeights {
     /// All names exist, except the parametrised spelling of weight norm.
     pub fn new(seed: u64) -> Self {
-        Self { seed, absent: vec!["original0".into(), "original1".into()], none: BTreeMap::new() }
+        Self { seed, absent: vec!["original0".into(), "original1".into()], listed: BTreeMap::new() }
     }
 
     /// Takes away the names that end in these parts (`lm_head.weight`, `bias`).
@@ -33,7 +33,7 @@ impl RandomWeights {
     /// Lists these names and shapes as its tensors, so that it can be written to a file.
     #[must_use]
     pub fn with_names(mut self, names: BTreeMap<String, Vec<usize>>) -> Self {
-        self.none = names;
+        self.listed = names;
         self
     }
 
@@ -81,7 +81,7 @@ impl Source for RandomWeights {
     }
 
     fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
-        &self.none
+        &self.listed
     }
 
     fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
@@ -92,8 +92,13 @@ impl Source for RandomWeights {
         self.exists(name)
     }
 
-    fn read(&self, name: &str, _: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        Err(Error::argument("tensor", format!("`{name}` of random weights"), "a request that states the shape"))
+    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        match self.listed.get(name) {
+            Some(shape) => self.read_shaped(name, shape, sink),
+            None => {
+                Err(Error::argument("tensor", format!("`{name}` of random weights"), "a request that states the shape"))
+            }
+        }
     }
 
     fn read_shaped(&self, name: &str, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {

@@ -119,13 +119,10 @@ pub(super) fn read_old(bytes: &Bytes, file: usize) -> Result<Listing> {
     Ok(listing)
 }
 
-fn collect(
-    bytes: &Bytes,
-    file: usize,
-    heap: &Heap,
-    root: &Value,
-    place: &mut dyn FnMut(&Rc<str>) -> Result<(u64, u64)>,
-) -> Result<Listing> {
+/// Where a storage's numbers begin, and how many bytes they take.
+type Place<'a> = dyn FnMut(&Rc<str>) -> Result<(u64, u64)> + 'a;
+
+fn collect(bytes: &Bytes, file: usize, heap: &Heap, root: &Value, place: &mut Place<'_>) -> Result<Listing> {
     let mut tensors = Vec::new();
     flatten(bytes, heap, root, &mut tensors)?;
     let mut listing = Listing { inert: heap.inert.clone(), ..Listing::default() };

@@ -1,4 +1,5 @@
 //! Checkpoints of every kind, good and hostile.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // helpers of tests, too
 
 mod formats;
 mod hostile;

@@ -25,6 +25,6 @@ mod stream;
 
 pub use self::{
     config::{EncodecConfig, NormType, PadMode},
-    model::{Encoded, Encodec},
+    model::{Encodec, Encoded},
     stream::StreamDecoder,
 };

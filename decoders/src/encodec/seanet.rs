@@ -94,7 +94,7 @@ enum Layer {
     Elu,
     Conv(PaddedConv),
     Transpose(PaddedConvTranspose),
-    Residual(ResidualBlock),
+    Residual(Box<ResidualBlock>),
     Lstm(ResidualLstm),
 }
 
@@ -149,7 +149,7 @@ impl Builder<'_> {
     fn residuals(&mut self, dim: usize) -> musaic_core::Result<()> {
         for index in 0..self.config.num_residual_layers {
             let block = ResidualBlock::load(self.config, dim, index, &self.here())?;
-            self.layers.push(Layer::Residual(block));
+            self.layers.push(Layer::Residual(Box::new(block)));
         }
         Ok(())
     }

@@ -1,0 +1,79 @@
+//! How a failure is told: one message, the hint below it, and an exit code (1 failed, 2 bad input, 130 stopped by the user).
+
+use std::{fmt, io, io::Write, process::ExitCode};
+
+use musaic_core::{Error, Hint};
+
+/// Bad input that the program itself finds, before any library is asked.
+#[derive(Debug)]
+pub struct BadInput {
+    message: String,
+    hint: Option<String>,
+}
+
+impl BadInput {
+    /// A message that says what, where, what was seen and what was expected.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for BadInput {}
+
+/// Prints `error` to stderr and gives the exit code that belongs to it.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    let (code, hint) = classify(error);
+    let mut message = format!("error: {error:#}\n");
+    if let Some(hint) = hint {
+        message.push_str(&format!("\nhint: {hint}\n"));
+    }
+    // Nothing is left to do where stderr itself is gone.
+    let _ = io::stderr().write_all(message.as_bytes());
+    ExitCode::from(code)
+}
+
+/// Exit code and hint of an error, from the first cause that knows them.
+fn classify(error: &anyhow::Error) -> (u8, Option<String>) {
+    for cause in error.chain() {
+        if let Some(bad) = cause.downcast_ref::<BadInput>() {
+            return (2, bad.hint.clone());
+        }
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            let code = match error {
+                Error::Cancelled => 130,
+                Error::Tensor(_) => 1,
+                Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => 1,
+                _ => 2,
+            };
+            return (code, error.hint());
+        }
+    }
+    (1, None)
+}
+
+/// The reader of our output went away: a quiet success.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = match cause.downcast_ref::<Error>() {
+            Some(Error::Io { source, .. }) => Some(source),
+            _ => cause.downcast_ref::<io::Error>(),
+        };
+        io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,137 @@
+//! The command line: one file a subcommand. Data goes to stdout, talk to stderr.
+
+mod bench;
+mod completions;
+mod convert;
+mod doctor;
+mod eval;
+pub mod failure;
+mod generate;
+mod models;
+mod options;
+mod progress;
+mod pull;
+mod replay;
+mod spectrogram;
+mod stop;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+/// Text, image, video or music in; music and understanding out.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Tell more of what happens (-v, -vv)
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    verbose: u8,
+
+    /// Write a trace of the stages and their times, one JSON object a line
+    #[arg(long, value_name = "FILE", global = true)]
+    profile: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make music from a prompt
+    Generate(generate::Args),
+    /// Make a generated file again and say whether the bytes agree
+    Replay(replay::Args),
+    /// Draw the spectrogram of an audio file
+    Spectrogram(spectrogram::Args),
+    /// Run parity cases on this machine
+    Verify(crate::verify::Args),
+    /// Time each component at the published shapes
+    Bench(bench::Args),
+    /// List the models that are here
+    Models(models::Args),
+    /// Download a model from a hub
+    Pull(pull::Args),
+    /// Rewrite a checkpoint in another format
+    Convert(convert::Args),
+    /// Train a model on prepared batches
+    Train(train::Args),
+    /// Judge whether a model follows its prompts, with detectors checked on real pieces
+    Eval(eval::Args),
+    /// Say what this program and this machine can do
+    Doctor(doctor::Args),
+    /// Print shell completions
+    Completions(completions::Args),
+    /// Print the manual page
+    Man,
+}
+
+impl Cli {
+    /// Starts the tracing subscriber: stderr by verbosity or `RUST_LOG`, or the file of `--profile`.
+    ///
+    /// # Errors
+    /// The profile file cannot be written.
+    pub fn start_tracing(&self) -> anyhow::Result<()> {
+        use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+        let level = match self.verbose {
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        match &self.profile {
+            None => {
+                tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init()
+            }
+            Some(path) => {
+                let file = std::fs::File::create(path).map_err(|e| musaic_core::Error::io(path, e))?;
+                tracing_subscriber::fmt()
+                    .json()
+                    .with_env_filter(EnvFilter::new("debug"))
+                    .with_span_events(FmtSpan::CLOSE)
+                    .with_writer(std::sync::Mutex::new(file))
+                    .init();
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// Whatever stopped it; [`failure::report`] prints it.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Generate(args) => generate::run(args),
+            Command::Replay(args) => replay::run(&args),
+            Command::Spectrogram(args) => spectrogram::run(&args),
+            Command::Verify(args) => crate::verify::command(args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Models(args) => models::run(&args),
+            Command::Pull(args) => pull::run(&args),
+            Command::Convert(args) => convert::run(&args),
+            Command::Train(args) => train::run(&args),
+            Command::Eval(args) => eval::run(args),
+            Command::Doctor(args) => doctor::run(&args),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man => completions::man(),
+        }
+    }
+}
+
+/// Talk, on stderr. That nobody can hear it is no reason to stop.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Data, on stdout.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Data for machines, on stdout.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}

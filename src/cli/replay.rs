@@ -1,0 +1,178 @@
+//! `musaic replay`: makes a file again from the request it carries and compares the bytes.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use musaic_core::{
+    media::{Limits, read_audio, read_metadata},
+    role::{Cancel, Sampling},
+};
+
+use super::{failure::BadInput, progress::Progress, stop};
+use crate::{
+    config::{GenerateConfig, RunConfig},
+    pipeline::{
+        generate::{self, Job, sha256_file},
+        output::Output,
+        request::{Input, MadeWith, Request},
+    },
+};
+
+/// Arguments of `musaic replay`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A file that `musaic generate` made
+    file: PathBuf,
+    /// Keep the new file here; otherwise it is compared and thrown away
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Overwrite a file that exists
+    #[arg(long)]
+    force: bool,
+    /// Model to use instead of the one named in the file (its folder may have moved)
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Say nothing on the way
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let request = read_request(&args.file)?;
+    for input in [&request.continue_from, &request.melody].into_iter().flatten() {
+        unchanged(input)?;
+    }
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let extension = args.file.extension().unwrap_or_default();
+    let target = folder.path().join("replay").with_extension(extension);
+    let job = job(args, &request, target.clone());
+
+    let cancel = stop::on_interrupt();
+    let mut session = generate::plan(&job)?.load()?;
+    if session.model_sha256() != request.model_sha256 {
+        super::say(&format!(
+            "warning: the model differs: the file was made with {}, here is {}",
+            request.model_sha256,
+            session.model_sha256()
+        ));
+    }
+    let bytes_agree = play(&mut session, &job, request.take, &cancel, args.quiet)?
+        && sha256_file(&target)? == sha256_file(&args.file)?;
+    if let Some(output) = &args.output {
+        keep(&target, output, args.force)?;
+    }
+    if bytes_agree {
+        super::print("the same bytes\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lengths = (length_s(&args.file)?, length_s(&target)?);
+    super::print(&explain(&request, session.made_with(), session.model_sha256(), lengths))?;
+    Ok(ExitCode::FAILURE)
+}
+
+fn read_request(file: &Path) -> anyhow::Result<Request> {
+    if !file.is_file() {
+        return Err(BadInput::new(format!("{}: no such file", file.display())).into());
+    }
+    let text = read_metadata(file).ok_or_else(|| {
+        BadInput::new(format!("{}: carries no request, expected a file that `musaic generate` made", file.display()))
+            .hint("other programs may have removed the metadata")
+    })?;
+    serde_json::from_str(&text).map_err(|error| {
+        BadInput::new(format!("{}: its metadata is not a request of this program ({error})", file.display())).into()
+    })
+}
+
+fn unchanged(input: &Input) -> anyhow::Result<()> {
+    let found = sha256_file(Path::new(&input.path))?;
+    if found != input.sha256 {
+        return Err(BadInput::new(format!("{}: has changed since it was used", input.path)).into());
+    }
+    Ok(())
+}
+
+/// The job that made the file, writing to `target`.
+fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
+    let (dtype, quantize) = match request.made_with.format.as_str() {
+        dtype @ ("f32" | "bf16" | "f16") => (dtype, "none"),
+        quantize => ("auto", quantize),
+    };
+    let config = RunConfig {
+        model: args.model.clone().unwrap_or_else(|| request.model.clone()),
+        device: request.made_with.device.clone(),
+        dtype: dtype.into(),
+        quantize: quantize.into(),
+        reference: request.reference,
+        generate: GenerateConfig {
+            seconds: request.seconds,
+            guidance: request.guidance,
+            temperature: request.temperature,
+            top_k: request.top_k,
+            top_p: request.top_p,
+            takes: request.take + 1,
+        },
+    };
+    // One file a take up to this one; only this one is made.
+    let files = vec![target; request.take as usize + 1];
+    Job {
+        config,
+        prompt: request.prompt.clone(),
+        seed: request.seed,
+        sampling: sampling(request),
+        output: Output::Files(files),
+        normalize_lufs: request.normalize_lufs,
+        continue_from: request.continue_from.as_ref().map(|input| input.path.clone().into()),
+        melody: request.melody.as_ref().map(|input| input.path.clone().into()),
+    }
+}
+
+fn sampling(request: &Request) -> Sampling {
+    if request.temperature == 0.0 {
+        Sampling::Greedy
+    } else {
+        Sampling::Draw { temperature: request.temperature, top_k: request.top_k, top_p: request.top_p }
+    }
+}
+
+fn play(session: &mut generate::Session, job: &Job, take: u32, cancel: &Cancel, quiet: bool) -> anyhow::Result<bool> {
+    let mut watch = Progress::new("replaying", session.spec().frame_rate_hz, quiet);
+    let report = session.take(job, take, cancel, &mut watch)?;
+    watch.finish();
+    match report {
+        Some(report) if !report.stopped => Ok(true),
+        _ => Err(musaic_core::Error::Cancelled.into()),
+    }
+}
+
+fn keep(made: &Path, output: &Path, force: bool) -> anyhow::Result<()> {
+    if output.exists() && !force {
+        return Err(BadInput::new(format!("output {}: exists already", output.display()))
+            .hint("--force overwrites it")
+            .into());
+    }
+    std::fs::copy(made, output).map_err(|e| musaic_core::Error::io(output, e))?;
+    Ok(())
+}
+
+fn length_s(file: &Path) -> musaic_core::Result<f64> {
+    Ok(read_audio(file, &Limits::default())?.duration_s())
+}
+
+/// Which of the things that decide the bytes are other than they were.
+fn explain(request: &Request, here: &MadeWith, model_sha256: &str, (then_s, now_s): (f64, f64)) -> String {
+    let mut differences = request.made_with.differences(here);
+    if then_s < now_s {
+        differences.push(format!("the file has {then_s:.2} s of {now_s:.2} s: it was stopped by its user"));
+    }
+    if request.model_sha256 != model_sha256 {
+        differences.push("model weights differ".into());
+    }
+    if differences.is_empty() {
+        return "other bytes, although nothing that they depend on differs: the file was changed after it was made\n"
+            .into();
+    }
+    format!("other bytes; what differs:\n  {}\n", differences.join("\n  "))
+}

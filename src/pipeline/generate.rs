@@ -1,0 +1,346 @@
+//! One request: plan (nothing loaded yet), load, then take after take.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
+};
+
+use candle_core::{Device, Tensor};
+use musaic_core::{
+    Error, Result, WeightFormat,
+    media::{Audio, AudioWriter, Limits, Tags, WriteOptions, read_audio, resample},
+    role::{Cancel, Conditioning, DecodeOptions, Decoder, DecoderSpec, Sampling},
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{
+    models,
+    output::Output,
+    preflight::{self, Need},
+    request::{Input, MadeWith, Request},
+    sink::{TakeSink, Watch},
+    store::Store,
+};
+use crate::config::RunConfig;
+
+/// Shortest piece worth keeping when the user stops early, in seconds.
+const WORTH_KEEPING_S: f64 = 0.5;
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Model, device, formats, length and sampling.
+    pub config: RunConfig,
+    /// The words.
+    pub prompt: String,
+    /// Seed of all draws.
+    pub seed: u64,
+    /// How tokens are picked.
+    pub sampling: Sampling,
+    /// Where the takes go.
+    pub output: Output,
+    /// Loudness to bring each take to.
+    pub normalize_lufs: Option<f64>,
+    /// Track to go on from.
+    pub continue_from: Option<PathBuf>,
+    /// Track whose tune to follow.
+    pub melody: Option<PathBuf>,
+}
+
+/// What a job will need, known before any weight is read.
+pub struct Plan {
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// How its weights will be held.
+    pub format: WeightFormat,
+    /// Memory in bytes.
+    pub need_bytes: f64,
+    /// A guess at the wall time of one take on the CPU, in seconds.
+    pub about_s: f64,
+    store: Store,
+    device: Device,
+    device_name: String,
+    inputs: Inputs,
+}
+
+/// Tracks that go in, read and checked.
+#[derive(Default)]
+struct Inputs {
+    continue_from: Option<(Input, Audio)>,
+    melody: Option<(Input, Audio)>,
+}
+
+/// One finished take.
+#[derive(Debug, Clone, Serialize)]
+pub struct TakeReport {
+    /// The file; nothing where it went to standard output.
+    pub path: Option<String>,
+    /// SHA-256 of the file.
+    pub sha256: Option<String>,
+    /// Its length in seconds.
+    pub seconds: f64,
+    /// Samples a second.
+    pub sample_rate_hz: u32,
+    /// Channels.
+    pub channels: usize,
+    /// Wall time it took, in seconds.
+    pub wall_s: f64,
+    /// Wall time until the first samples were there, in seconds.
+    pub first_sound_s: Option<f64>,
+    /// Steps of the language model.
+    pub steps: usize,
+    /// Largest gain reduction of the limiter, in dB.
+    pub limited_db: f64,
+    /// The user stopped it before its end.
+    pub stopped: bool,
+    /// What it was made from.
+    pub request: Request,
+}
+
+/// Reads the inputs, finds the model, and chooses the format; refuses what cannot work.
+///
+/// # Errors
+/// A file, the model or the device is not there or not right, or memory is short.
+pub fn plan(job: &Job) -> anyhow::Result<Plan> {
+    let found = models::find(&job.config.model)?;
+    let choice = job.config.device()?;
+    let store = Store::open(&found)?;
+    let inputs = Inputs {
+        continue_from: job.continue_from.as_deref().map(read_input).transpose()?,
+        melody: job.melody.as_deref().map(read_input).transpose()?,
+    };
+    let device = choice.open()?;
+    let seconds = job.config.generate.seconds;
+    let need: Need = store.need(seconds);
+    let available = if device.is_cpu() { preflight::available_memory() } else { None };
+    let preferred = store.preferred_format(&device);
+    let format = preflight::choose(&need, job.config.format()?, preferred, available)?;
+    Ok(Plan {
+        parameters: store.parameters(),
+        format,
+        need_bytes: need.bytes(format),
+        about_s: preflight::about_seconds(&need, format, seconds * f64::from(store.frame_rate_hz()), seconds),
+        store,
+        device,
+        device_name: choice.to_string(),
+        inputs,
+    })
+}
+
+fn read_input(path: &Path) -> Result<(Input, Audio)> {
+    let audio = read_audio(path, &Limits::default())?;
+    let sha256 = sha256_file(path)?;
+    Ok((Input { path: path.display().to_string(), sha256 }, audio))
+}
+
+impl Plan {
+    /// Loads the model. The hashes that go into the files are computed meanwhile.
+    ///
+    /// # Errors
+    /// The weights do not fit the model, or cannot be read.
+    pub fn load(self) -> Result<Session> {
+        let Self { store, device, format, inputs, device_name, parameters, .. } = self;
+        let (decoder, model_sha256, program_sha256) = thread::scope(|scope| {
+            let model = scope.spawn(|| store.sha256());
+            let program = scope.spawn(program_sha256);
+            let decoder = store.load(&device, format);
+            (decoder, join(model), join(program))
+        });
+        Ok(Session {
+            decoder: decoder?,
+            device,
+            format,
+            parameters,
+            inputs,
+            model_sha256: model_sha256?,
+            made_with: MadeWith {
+                version: env!("CARGO_PKG_VERSION").into(),
+                program_sha256: program_sha256?,
+                device: device_name,
+                format: format.name().into(),
+                cpu: musaic_core::nn::cpu_class().into(),
+            },
+        })
+    }
+}
+
+/// A thread's result; that it panicked is passed on as an error.
+fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    handle.join().unwrap_or_else(|_| Err(Error::argument("hashing thread", "a panic", "a hash")))
+}
+
+/// A loaded model, ready to play.
+pub struct Session {
+    decoder: Box<dyn Decoder>,
+    device: Device,
+    format: WeightFormat,
+    parameters: u64,
+    inputs: Inputs,
+    model_sha256: String,
+    made_with: MadeWith,
+}
+
+impl Session {
+    /// Rates and widths of the decoder.
+    pub fn spec(&self) -> &DecoderSpec {
+        self.decoder.spec()
+    }
+
+    /// How the weights are held.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// What files of this session are made with.
+    pub fn made_with(&self) -> &MadeWith {
+        &self.made_with
+    }
+
+    /// SHA-256 of the model's weights.
+    pub fn model_sha256(&self) -> &str {
+        &self.model_sha256
+    }
+
+    /// Makes one take and writes it. `None` when the user stopped before anything worth keeping was there.
+    ///
+    /// # Errors
+    /// The request does not fit the model, the arithmetic fails, or the file cannot be written.
+    pub fn take(
+        &mut self,
+        job: &Job,
+        take: u32,
+        cancel: &Cancel,
+        watch: &mut dyn Watch,
+    ) -> anyhow::Result<Option<TakeReport>> {
+        let started = Instant::now();
+        let spec = self.decoder.spec().clone();
+        let request = self.request(job, take);
+        let options = self.options(job, take, &spec)?;
+        let conditioning = Conditioning::Text(job.prompt.clone());
+
+        let path = match &job.output {
+            Output::Stdout => None,
+            Output::Files(files) => files.get(take as usize).cloned(),
+        };
+        let writer = open_writer(path.as_deref(), &spec, tags(&request)?)?;
+        let mut sink = TakeSink::new(&spec, writer, job.normalize_lufs, watch)?;
+        let summary = self.decoder.decode(&conditioning, &options, cancel, &mut sink)?;
+
+        let seconds = summary.samples as f64 / f64::from(spec.sample_rate_hz);
+        if summary.cancelled && seconds < WORTH_KEEPING_S && path.is_some() {
+            return Ok(None);
+        }
+        let finished = sink.finish()?;
+        Ok(Some(TakeReport {
+            sha256: path.as_deref().map(sha256_file).transpose()?,
+            path: path.map(|p| p.display().to_string()),
+            seconds,
+            sample_rate_hz: spec.sample_rate_hz,
+            channels: spec.channels,
+            wall_s: started.elapsed().as_secs_f64(),
+            first_sound_s: finished.first_sound.map(|d| d.as_secs_f64()),
+            steps: summary.steps,
+            limited_db: finished.limited_db,
+            stopped: summary.cancelled,
+            request,
+        }))
+    }
+
+    /// What is written into the file.
+    fn request(&self, job: &Job, take: u32) -> Request {
+        let g = &job.config.generate;
+        Request {
+            prompt: job.prompt.clone(),
+            seed: job.seed,
+            take,
+            seconds: g.seconds,
+            model: job.config.model.clone(),
+            model_sha256: self.model_sha256.clone(),
+            guidance: g.guidance,
+            temperature: g.temperature,
+            top_k: g.top_k,
+            top_p: g.top_p,
+            reference: job.config.reference,
+            continue_from: self.inputs.continue_from.as_ref().map(|(input, _)| input.clone()),
+            melody: self.inputs.melody.as_ref().map(|(input, _)| input.clone()),
+            normalize_lufs: job.normalize_lufs,
+            made_with: self.made_with.clone(),
+        }
+    }
+
+    fn options(&self, job: &Job, take: u32, spec: &DecoderSpec) -> Result<DecodeOptions> {
+        let tensor = |input: &Option<(Input, Audio)>, channels: usize| {
+            input.as_ref().map(|(_, audio)| as_tensor(audio, spec.sample_rate_hz, channels, &self.device)).transpose()
+        };
+        Ok(DecodeOptions {
+            duration_s: job.config.generate.seconds,
+            guidance_scale: job.config.generate.guidance,
+            sampling: job.sampling,
+            seed: job.seed,
+            take,
+            continue_from: tensor(&self.inputs.continue_from, spec.channels)?,
+            emit_prompt: true,
+            melody: tensor(&self.inputs.melody, 1)?,
+            reference: job.config.reference,
+            ..DecodeOptions::default()
+        })
+    }
+}
+
+/// Audio at the decoder's rate and number of channels, `[1, channels, samples]`: mixed down to one, or doubled to two.
+fn as_tensor(audio: &Audio, rate: u32, channels: usize, device: &Device) -> Result<Tensor> {
+    let audio = resample(audio, rate)?;
+    let planes = if audio.channels.len() == channels { audio.channels } else { vec![audio.mixdown(); channels] };
+    let samples = planes.first().map_or(0, Vec::len);
+    Ok(Tensor::from_vec(planes.concat(), (1, channels, samples), device)?)
+}
+
+/// The request as it is embedded, and what players show.
+fn tags(request: &Request) -> anyhow::Result<Tags> {
+    let title = if request.prompt.is_empty() { "untitled".into() } else { request.prompt.clone() };
+    Ok(Tags {
+        recipe: Some(serde_json::to_string(request)?),
+        title: Some(title),
+        comment: None,
+        software: Some(format!("musaic {}", env!("CARGO_PKG_VERSION"))),
+    })
+}
+
+/// Files were checked against `--force` when the request was planned, so that the writer may replace them.
+fn open_writer(path: Option<&Path>, spec: &DecoderSpec, tags: Tags) -> Result<AudioWriter> {
+    let options = WriteOptions::default().with_tags(tags).with_overwrite(true);
+    match path {
+        Some(path) => AudioWriter::create(path, spec.sample_rate_hz, spec.channels, &options),
+        None => AudioWriter::stream(Box::new(std::io::stdout()), spec.sample_rate_hz, spec.channels, &options),
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece).map_err(|e| Error::io(path, e))? {
+            0 => return Ok(format!("{:x}", hash.finalize())),
+            n => hash.update(&piece[..n]),
+        }
+    }
+}
+
+fn program_sha256() -> Result<String> {
+    let path = std::env::current_exe().map_err(|e| Error::io("the program itself", e))?;
+    sha256_file(&path)
+}

@@ -1,0 +1,9 @@
+//! One request, from words to a finished file: finding the model, checking that it fits, making the music, writing it.
+
+pub mod generate;
+pub mod models;
+pub mod output;
+pub mod preflight;
+pub mod request;
+pub mod sink;
+pub mod store;

@@ -1,0 +1,160 @@
+//! A model's files opened but not loaded: configuration, tokenizer, and the list of its weights.
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::Device;
+use musaic_core::{
+    Error, Result, WeightFormat,
+    role::Decoder,
+    weights::{Checkpoint, Weights},
+};
+use musaic_decoders::{
+    musicgen::{GenerationConfig, Musicgen, MusicgenConfig},
+    t5::T5Tokenizer,
+};
+use serde_json::Value;
+
+use super::{
+    models::{Found, Place},
+    preflight::Need,
+};
+
+/// Where tensors of this prefix go, they stay in f32 whatever the format: the codec's convolutions.
+const PLAIN_PREFIX: &str = "audio_encoder.";
+
+/// The files of the built-in model.
+mod nano {
+    pub const CONFIG: &[u8] = include_bytes!("../../models/nano/config.json");
+    pub const GENERATION_CONFIG: &[u8] = include_bytes!("../../models/nano/generation_config.json");
+    pub const TOKENIZER: &[u8] = include_bytes!("../../models/nano/tokenizer.json");
+    pub const WEIGHTS: &[u8] = include_bytes!("../../models/nano/model.safetensors");
+}
+
+/// A model that can be loaded.
+pub struct Store {
+    place: Place,
+    config: MusicgenConfig,
+    generation_config: GenerationConfig,
+    checkpoint: Arc<Checkpoint>,
+    parameters: u64,
+    plain_parameters: u64,
+}
+
+impl Store {
+    /// Opens the files and reads the configuration.
+    ///
+    /// # Errors
+    /// A file is missing, damaged, or asks for something that is not implemented.
+    pub fn open(found: &Found) -> Result<Self> {
+        let (config, generation_config, checkpoint) = match &found.place {
+            Place::BuiltIn => {
+                let label = Path::new("built-in config.json");
+                let config = MusicgenConfig::from_json(label, &parse(label, nano::CONFIG)?)?;
+                let label = Path::new("built-in generation_config.json");
+                let generation: GenerationConfig = serde_json::from_value(parse(label, nano::GENERATION_CONFIG)?)
+                    .map_err(|e| Error::config(label, e.to_string()))?;
+                (config, generation, Checkpoint::from_static_bytes(nano::WEIGHTS)?)
+            }
+            Place::Folder(folder) => (
+                MusicgenConfig::open(&folder.join("config.json"))?,
+                GenerationConfig::open(&folder.join("generation_config.json"))?,
+                Checkpoint::open(folder)?,
+            ),
+        };
+        let summary = checkpoint.summary();
+        let plain_parameters = musaic_core::weights::Source::tensors(&checkpoint)
+            .iter()
+            .filter(|(name, _)| name.starts_with(PLAIN_PREFIX))
+            .map(|(_, shape)| shape.iter().product::<usize>() as u64)
+            .sum();
+        Ok(Self {
+            place: found.place.clone(),
+            config,
+            generation_config,
+            checkpoint: Arc::new(checkpoint),
+            parameters: summary.parameters,
+            plain_parameters,
+        })
+    }
+
+    /// Number of values in all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// Bytes of the weight files.
+    pub fn bytes(&self) -> u64 {
+        self.checkpoint.summary().bytes
+    }
+
+    /// SHA-256 of the weight files.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn sha256(&self) -> Result<String> {
+        self.checkpoint.sha256().map(str::to_owned)
+    }
+
+    /// The format that loses nothing and is fastest: the stored one for packed weights, f32 on the CPU, bf16 on a GPU.
+    pub fn preferred_format(&self, device: &Device) -> WeightFormat {
+        let stored = self.checkpoint.summary().dtypes;
+        if stored.contains_key("q8_0") {
+            WeightFormat::Q8_0
+        } else if device.is_cpu() {
+            WeightFormat::F32
+        } else {
+            WeightFormat::Bf16
+        }
+    }
+
+    /// What the model's publisher recommends for sampling.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation_config
+    }
+
+    /// Code frames a second.
+    pub fn frame_rate_hz(&self) -> u32 {
+        Musicgen::spec_of(&self.config, &self.generation_config).frame_rate_hz
+    }
+
+    /// Memory for a piece of `seconds`.
+    pub fn need(&self, seconds: f64) -> Need {
+        let lm = &self.config.decoder;
+        let spec = Musicgen::spec_of(&self.config, &self.generation_config);
+        let window = seconds.min(spec.window_s) * f64::from(spec.frame_rate_hz);
+        // Keys and values of two rows (guidance) in f32, for every layer and position.
+        let cache = 2.0 * 2.0 * 4.0 * (lm.num_hidden_layers * lm.hidden_size) as f64 * window;
+        Need {
+            matrix_parameters: self.parameters - self.plain_parameters,
+            plain_parameters: self.plain_parameters,
+            cache_bytes: cache as u64,
+        }
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// The weights do not fit the configuration, or cannot be read.
+    pub fn load(&self, device: &Device, format: WeightFormat) -> Result<Box<dyn Decoder>> {
+        Ok(Box::new(self.load_musicgen(device, format)?))
+    }
+
+    /// As [`Store::load`], with all that a MusicGen can do beside decoding.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn load_musicgen(&self, device: &Device, format: WeightFormat) -> Result<Musicgen> {
+        let tokenizer = match &self.place {
+            Place::BuiltIn => T5Tokenizer::from_json_bytes(Path::new("built-in tokenizer.json"), nano::TOKENIZER)?,
+            Place::Folder(folder) => T5Tokenizer::load(folder)?,
+        };
+        let weights = Weights::new(self.checkpoint.clone(), device, format);
+        let (model, report) = Musicgen::from_weights(&self.config, &weights)?;
+        tracing::info!(applied = report.applied.len(), ignored = report.ignored.len(), "weights loaded");
+        Ok(model.with_tokenizer(tokenizer).with_generation_config(self.generation_config.clone()))
+    }
+}
+
+fn parse(label: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::config(label, e.to_string()))
+}
