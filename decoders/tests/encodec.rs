@@ -1,4 +1,5 @@
 //! EnCodec: parity with the reference, published names, and the same answer in blocks as on the whole.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests, too
 
 mod musicgen_common;
 

@@ -1,5 +1,6 @@
 //! What the MusicGen and T5 tests share.
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests, too
 
 use std::path::PathBuf;
 
