@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::{options::ModelOptions, print, print_json, say};
 use crate::eval::{
     codec::{Reconstruction, log_mel_db, si_sdr_db},
-    detect::{Detectors, Features},
+    detect::{Detectors, Features, Verdict},
     fit::{Measured, fit},
     model::{Clip, Maker, load},
     pieces::{Piece, pieces},
     prompts::{ATTRIBUTES, prompts},
     repeats::Runs,
     score::{Report, Scored, score},
-    validate::{Validation, validate},
+    validate::{Tally, Validation, validate},
 };
 
 /// Arguments of `musaic eval`.
@@ -79,14 +79,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Step::Codec(common) => codec(&common),
         Step::Fit(common) => {
             let (maker, _) = common.maker()?;
-            let measure = |(piece, clip): (Piece, Clip)| Measured { features: Features::of(&clip.samples), piece };
-            let all: Vec<Measured> = common.clips(&maker, "train", common.pieces)?.into_iter().map(measure).collect();
+            let measure = |piece, clip: Clip| Measured { features: Features::of(&clip.samples), piece };
+            let all = common.clips(&maker, "train", common.pieces, measure)?;
             say(&format!("training on {} pieces", all.len()));
             print(&format!("{}\n", serde_json::to_string(&fit(&all)?)?))
         }
         Step::Detectors(common) => {
             let (maker, _) = common.maker()?;
-            let validation = common.validate(common.clips(&maker, "test", common.pieces)?)?;
+            let judged = common.judged(&maker, &common.judges()?)?;
+            let validation = validate(judged.iter().map(|j| (&j.piece, &j.verdict)));
             show(&validation, common.json, Validation::markdown)
         }
         Step::Nano(nano) => nano.run(),
@@ -107,7 +108,8 @@ impl Common {
         Ok((Maker::new(model, out.join(&sha256[..12])), sha256))
     }
 
-    fn clips(&self, maker: &Maker, split: &str, count: usize) -> Result<Vec<(Piece, Clip)>> {
+    /// What `take` makes of each piece and its clip.
+    fn clips<T>(&self, maker: &Maker, split: &str, count: usize, take: impl Fn(Piece, Clip) -> T) -> Result<Vec<T>> {
         let all = pieces(&self.corpus, split, count)?;
         let total = all.len();
         let clip = |(i, piece): (usize, Piece)| {
@@ -115,7 +117,7 @@ impl Common {
                 say(&format!("{split}: {} of {total} pieces through the codec", i + 1));
             }
             let clip = maker.through_codec(split, &self.corpus.join(&piece.file), piece.id)?;
-            Ok((piece, clip))
+            Ok(take(piece, clip))
         };
         all.into_iter().enumerate().map(clip).collect()
     }
@@ -123,12 +125,24 @@ impl Common {
     fn judges(&self) -> Result<Detectors> {
         self.detectors.as_deref().map_or_else(Detectors::built_in, Detectors::open)
     }
+}
 
-    fn validate(&self, clips: Vec<(Piece, Clip)>) -> Result<Validation> {
-        let judges = self.judges()?;
+/// A real piece, judged.
+struct Judged {
+    piece: Piece,
+    verdict: Verdict,
+    codes: Vec<u32>,
+}
+
+impl Common {
+    /// The test pieces under the detectors.
+    fn judged(&self, maker: &Maker, judges: &Detectors) -> Result<Vec<Judged>> {
         say(&format!("detectors: {}", judges.about()));
-        let judge = |(piece, clip): (Piece, Clip)| (piece, judges.judge(&Features::of(&clip.samples)));
-        Ok(validate(&clips.into_iter().map(judge).collect::<Vec<_>>()))
+        self.clips(maker, "test", self.pieces, |piece, clip| Judged {
+            verdict: judges.judge(&Features::of(&clip.samples)),
+            piece,
+            codes: clip.codes,
+        })
     }
 }
 
@@ -157,15 +171,12 @@ impl Nano {
         let sampling = musaic_core::role::Sampling::Draw { temperature: g.temperature, top_k: g.top_k, top_p: g.top_p };
         let options = DecodeOptions { guidance_scale: g.guidance, sampling, ..DecodeOptions::default() };
 
-        let real = common.clips(&maker, "test", common.pieces)?;
-        let test: Vec<Piece> = real.iter().map(|(piece, _)| piece.clone()).collect();
-        let runs_of =
-            |clips: &[(Piece, Clip)]| -> Vec<Vec<u32>> { clips.iter().map(|(_, c)| c.codes.clone()).collect() };
-        let real_codes = runs_of(&real);
-        let training = runs_of(&common.clips(&maker, "train", self.training)?);
-        let runs = Runs::new(training.iter().map(Vec::as_slice));
-        let validation = common.validate(real)?;
         let judges = common.judges()?;
+        let real = common.judged(&maker, &judges)?;
+        let validation = validate(real.iter().map(|j| (&j.piece, &j.verdict)));
+        let test: Vec<Piece> = real.iter().map(|j| j.piece.clone()).collect();
+        let training = common.clips(&maker, "train", self.training, |_, clip| clip.codes)?;
+        let runs = Runs::new(training.iter().map(Vec::as_slice));
 
         let (mut scores, mut verdicts, mut codes) = (Vec::new(), Vec::new(), Vec::new());
         for attribute in
@@ -189,11 +200,11 @@ impl Nano {
         }
         let report = Report {
             scores,
-            failed: crate::eval::validate::Tally::of(verdicts.iter().map(|v| v.failure.is_some())),
+            failed: Tally::of(verdicts.iter().map(|v| v.failure.is_some())),
             in_key: 100.0 * verdicts.iter().map(|v| v.in_key).sum::<f64>() / verdicts.len().max(1) as f64,
             in_key_real: validation.in_key,
             repeats: runs.repeats(codes.iter().map(Vec::as_slice)),
-            repeats_real: runs.repeats(real_codes.iter().map(Vec::as_slice)),
+            repeats_real: runs.repeats(real.iter().map(|j| j.codes.as_slice())),
         };
         show(&report, common.json, Report::markdown)
     }

@@ -68,7 +68,7 @@ pub fn fit(all: &[Measured]) -> Result<Stored> {
     let stored = Stored {
         about: format!("musaic eval fit, {} training pieces through the codec", all.len()),
         tempo: train(&tempi, 24, 1, 40, 0.01, 0.1),
-        key: train(&keys, 32, 2, 50, 0.05, 0.3),
+        key: train(&keys, 32, 2, 25, 0.1, 0.4),
         drums: train(&drums, 16, 2, 40, 0.3, 0.3),
         family: train(&family, 40, FAMILIES.len(), 40, 0.3, 0.4),
         brightness: train(&brightness, 0, 2, 30, 0.3, 0.0),

@@ -79,8 +79,8 @@ fn tempo(count: usize, test: &[Piece]) -> Result<Vec<Prompt>> {
 
 /// The tempo that a text states in digits.
 fn stated_bpm(text: &str) -> Option<f64> {
-    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u32>().ok());
-    numbers.filter(|bpm| (50..=200).contains(bpm)).last().map(f64::from)
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u32>().ok());
+    numbers.rfind(|bpm| (50..=200).contains(bpm)).map(f64::from)
 }
 
 #[cfg(test)]

@@ -66,7 +66,8 @@ pub struct Validation {
 }
 
 /// Compares verdicts with the truth.
-pub fn validate(all: &[(Piece, Verdict)]) -> Validation {
+pub fn validate<'a>(all: impl Iterator<Item = (&'a Piece, &'a Verdict)>) -> Validation {
+    let all: Vec<(&Piece, &Verdict)> = all.collect();
     let each = |right: &dyn Fn(&Piece, &Verdict) -> bool| Tally::of(all.iter().map(|(p, v)| right(p, v)));
     let ordered = |value: &dyn Fn(&Piece) -> &str, low: &str, high: &str, measure: &dyn Fn(&Verdict) -> f32| {
         let of = |wanted: &str| -> Vec<f32> {
@@ -76,7 +77,7 @@ pub fn validate(all: &[(Piece, Verdict)]) -> Validation {
         Tally::of(of(low).into_iter().flat_map(|l| highs.iter().map(move |&h| h > l)).collect::<Vec<_>>().into_iter())
     };
     let mut family = Tally::default();
-    for (piece, verdict) in all {
+    for (piece, verdict) in &all {
         if let Some(own) = FAMILIES.iter().position(|f| *f == piece.family) {
             (0..FAMILIES.len()).filter(|&f| f != own).for_each(|f| family.add(verdict.family[own] > verdict.family[f]));
         }
@@ -86,7 +87,7 @@ pub fn validate(all: &[(Piece, Verdict)]) -> Validation {
     let mut by_chance = Tally::default();
     for _ in 0..50 {
         draws.shuffle(&mut truths);
-        truths.iter().zip(all).for_each(|(&t, (_, v))| by_chance.add(tempo::agrees(t, v.tempo_bpm)));
+        truths.iter().zip(&all).for_each(|(&t, (_, v))| by_chance.add(tempo::agrees(t, v.tempo_bpm)));
     }
     let minor = |p: &Piece| p.attributes.mode == "minor";
     Validation {

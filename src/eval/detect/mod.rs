@@ -69,7 +69,7 @@ impl Features {
         let scaled: Vec<f32> = samples.iter().map(|x| x * gain).collect();
         let middle = spectra(&scaled, RATE_HZ, 1024, 160);
         let short = spectra(&scaled, RATE_HZ, 512, 160);
-        let long = spectra(&scaled, RATE_HZ, 4096, 1600);
+        let long = spectra(&scaled, RATE_HZ, 4096, 800);
         let (rises, _) = bands::changes(&bands::levels(&middle, 40, 30.0, 60.0));
         let envelopes = [0..40, 0..10, 30..40].map(|group| bands::envelope(&rises, group));
         let pitches = Pitches::of(&long);
@@ -185,6 +185,12 @@ impl Detectors {
     /// # Errors
     /// A network does not fit its inputs or outputs.
     pub fn new(stored: Stored) -> std::result::Result<Self, String> {
+        let quiet = Features::of(&[]);
+        let measured = [quiet.tempo[0].len(), quiet.key[0].len(), quiet.sound.len()];
+        let scaled = [stored.tempo_norm.width(), stored.key_norm.width(), stored.sound_norm.width()];
+        if measured != scaled {
+            return Err(format!("scales for {scaled:?} features, expected {measured:?}: fit them again"));
+        }
         let (tempo, key, sound) = (stored.tempo_norm.width(), stored.key_norm.width(), stored.sound_norm.width());
         Ok(Self {
             tempo: stored.tempo.unpack(tempo, 1)?,

@@ -113,6 +113,7 @@ fn attacks(short: &Spectra, out: &mut Vec<f32>) {
         }
         // Before, at, and after the attack, in steps that widen.
         for (from, to) in [(-3, -1), (0, 1), (1, 2), (2, 3), (3, 5), (5, 8), (8, 14)] {
+            #[allow(clippy::needless_range_loop)] // every row of `levels` is indexed by it
             for band in 0..24 {
                 let values: Vec<f32> = hits
                     .iter()
