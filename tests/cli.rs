@@ -29,6 +29,7 @@ fn refused(folder: &Path, args: &[&str], words: &[&str]) {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
     assert_eq!(text.matches("error:").count(), 1, "{args:?}: {text}");
+    assert!(!text.contains(".part"), "{args:?} names a file the user never saw: {text}");
     for word in words {
         assert!(text.contains(word), "{args:?}: `{word}` is not in: {text}");
     }
@@ -75,6 +76,8 @@ fn bad_input_is_refused() {
         (generate(&["-o", "a.xyz"]), &["xyz", "wav"]),
         (generate(&["-o", "no/such/a.wav"]), &["no such folder"]),
         (generate(&["-o", "empty"]), &["empty"]),
+        #[cfg(target_os = "linux")]
+        (generate(&["-o", "/proc/a.wav"]), &["/proc/a.wav"]),
         (generate(&["-o", "old.wav"]), &["exists already", "--force"]),
         (generate(&["-o", "-", "--takes", "2"]), &["takes"]),
         (generate(&["-o", "-", "--normalize", "-14LUFS"]), &["normalize"]),

@@ -82,6 +82,12 @@ pub enum Error {
 impl Error {
     /// Wraps an I/O error with its path.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        // Some libraries wrap the system's error in one that names a temporary file: the user never saw that name.
+        let source = match source.kind() {
+            std::io::ErrorKind::Other | std::io::ErrorKind::InvalidData => source,
+            kind if source.get_ref().is_some() => kind.into(),
+            _ => source,
+        };
         Self::Io { path: path.as_ref().to_owned(), source }
     }
 

@@ -39,13 +39,25 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let (code, hint) = classify(error);
-    let mut message = format!("error: {error:#}\n");
+    let mut message = format!("error: {}\n", tell(error));
     if let Some(hint) = hint {
         message.push_str(&format!("\nhint: {hint}\n"));
     }
     // Nothing is left to do where stderr itself is gone.
     let _ = io::stderr().write_all(message.as_bytes());
     ExitCode::from(code)
+}
+
+/// The message and its causes, each once: many messages already quote their cause.
+fn tell(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+    }
+    message
 }
 
 /// Exit code and hint of an error, from the first cause that knows them.
