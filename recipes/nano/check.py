@@ -81,6 +81,7 @@ def main() -> None:
     args.add_argument("--data", type=Path, help="corpus with a test split: also measures the codec")
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--seconds", type=float, default=10)
+    args.add_argument("--guidance", type=float, default=3.0)
     args.add_argument("--seed", type=int, default=1)
     args = args.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,12 @@ def main() -> None:
     frames = round(args.seconds * 50)
     with torch.no_grad():
         audio = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, top_k=250, guidance_scale=3.0, max_new_tokens=frames + 5
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=250,
+            guidance_scale=args.guidance,
+            max_new_tokens=frames + 5,
         )
     for n, prompt in enumerate(PROMPTS):
         x = audio[n, 0].numpy()

@@ -39,13 +39,15 @@ def main() -> None:
         audio = torch.from_numpy(clip[:length].astype(np.float32) / 32768.0)[None, None]
         return encode(model, audio)[0].numpy().astype(np.int16)
 
-    for split in ("train", "test"):
-        pool = AudioPool(args.data, split, args.limit)
+    for split, limit in (("test", 60), ("train", args.limit)):
+        pool = AudioPool(args.data, split, limit)
         path = args.out / f"codes-{split}.npz"
         # Codes are kept only if the codec has not been trained further since.
         fresh = path.exists() and path.stat().st_mtime > (args.out / "codec.pt").stat().st_mtime
         codes = load_codes(path) if fresh else {}
         todo = [i for i in pool.ids if i not in codes]
+        if not todo:
+            continue
         with ThreadPoolExecutor(args.workers) as threads:
             codes.update(zip(todo, threads.map(lambda i: one(pool.clips[i]), todo)))
         partial = args.out / f"codes-{split}.part.npz"
