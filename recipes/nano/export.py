@@ -69,6 +69,7 @@ def write_folder(out: Path, tokenizer: Path, config: MusicgenConfig, tensors: di
         top_k=250,
         guidance_scale=3.0,
         max_length=500 + 1,
+        musaic_window_frames=500,  # the longest crop it was trained on
     ).save_pretrained(partial)
     text = T5TokenizerFast(tokenizer_file=str(tokenizer), extra_ids=0, model_max_length=96)
     text.save_pretrained(partial)

@@ -70,16 +70,16 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
 class LanguageModel(nn.Module):
     """Text encoder, projection and decoder under the names of the published checkpoint."""
 
-    def __init__(self, vocabulary: int | None = None, decoder=None, text=None):
+    def __init__(self, vocabulary: int | None = None, decoder=None, text=None, text_scale: float = 5.0):
         super().__init__()
         text = text or (text_config(vocabulary) if vocabulary else text_config())
         decoder = decoder or decoder_config()
         self.text_encoder = T5EncoderModel(text)
         self.decoder = MusicgenForCausalLM(decoder)
         self.enc_to_dec_proj = nn.Linear(text.d_model, decoder.hidden_size)
-        self.start_weights()
+        self.start_weights(text_scale)
 
-    def start_weights(self) -> None:
+    def start_weights(self, text_scale: float) -> None:
         """Replaces the class's 0.02 everywhere, with which the position table (amplitude 1) drowns the codes."""
         for table in self.decoder.model.decoder.embed_tokens:
             nn.init.normal_(table.weight, std=0.3)
@@ -88,9 +88,9 @@ class LanguageModel(nn.Module):
                 last = name.endswith(("out_proj.weight", "fc2.weight")) or "lm_heads" in name
                 nn.init.normal_(weight, std=0.02 if last else weight.shape[1] ** -0.5)
             if name.endswith("encoder_attn.k_proj.weight"):
-                weight.data.mul_(0.5)  # the text states are large, see below
+                weight.data.mul_(min(1.0, 2.5 / text_scale))  # or large states make for sharp attention
         # Not trained: wide enough that the text is heard beside a residual stream that grows to a deviation of 20.
-        nn.init.normal_(self.enc_to_dec_proj.weight, std=5.0 * self.enc_to_dec_proj.in_features**-0.5)
+        nn.init.normal_(self.enc_to_dec_proj.weight, std=text_scale * self.enc_to_dec_proj.in_features**-0.5)
         nn.init.zeros_(self.enc_to_dec_proj.bias)
 
     def condition(self, ids: torch.Tensor, mask: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
