@@ -52,7 +52,7 @@ def build() -> LanguageModel:
     text = text_config(VOCABULARY)
     text.d_model, text.d_kv, text.num_heads, text.d_ff, text.num_layers, text.num_decoder_layers = 24, 8, 4, 40, 2, 2
     text.relative_attention_num_buckets, text.relative_attention_max_distance = 8, 16
-    return LanguageModel(decoder=decoder, text=text, text_scale=1.0)
+    return LanguageModel(decoder=decoder, text=text, text_scale=2.5)
 
 
 def batches() -> dict[str, torch.Tensor]:
