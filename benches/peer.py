@@ -33,7 +33,7 @@ def guided_steps(model) -> float:
     stamps = []
 
     class Clock:
-        def __call__(self, ids, scores, **_):
+        def __call__(self, input_ids, scores):
             stamps.append(time.perf_counter())
             return scores
 
