@@ -6,7 +6,6 @@ use std::{
     time::Instant,
 };
 
-use musaic_core::role::Sampling;
 use serde::Serialize;
 
 use super::{failure::BadInput, options::ModelOptions, progress::Progress, stop};
@@ -198,17 +197,10 @@ fn job(args: &Args, config: &RunConfig) -> anyhow::Result<Job> {
     }
     let seed = args.seed.unwrap_or_else(draw_seed);
     let output = Output::plan(args.output.as_deref(), &prompt, seed, config.generate.takes, args.force)?;
-    let g = &config.generate;
-    let sampling = if g.temperature == 0.0 {
-        Sampling::Greedy
-    } else {
-        Sampling::Draw { temperature: g.temperature, top_k: g.top_k, top_p: g.top_p }
-    };
     Ok(Job {
         config: config.clone(),
         prompt,
         seed,
-        sampling,
         output,
         normalize_lufs,
         continue_from: args.continue_from.clone(),

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use musaic_core::{
     media::{Limits, read_audio, read_metadata},
-    role::{Cancel, Sampling},
+    role::Cancel,
 };
 
 use super::{failure::BadInput, progress::Progress, stop};
@@ -121,19 +121,10 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
         config,
         prompt: request.prompt.clone(),
         seed: request.seed,
-        sampling: sampling(request),
         output: Output::Files(files),
         normalize_lufs: request.normalize_lufs,
         continue_from: request.continue_from.as_ref().map(|input| input.path.clone().into()),
         melody: request.melody.as_ref().map(|input| input.path.clone().into()),
-    }
-}
-
-fn sampling(request: &Request) -> Sampling {
-    if request.temperature == 0.0 {
-        Sampling::Greedy
-    } else {
-        Sampling::Draw { temperature: request.temperature, top_k: request.top_k, top_p: request.top_p }
     }
 }
 

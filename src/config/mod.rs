@@ -5,7 +5,7 @@
 
 mod layers;
 
-use musaic_core::{DeviceChoice, Error, Result, WeightFormat};
+use musaic_core::{DeviceChoice, Error, Result, WeightFormat, role::Sampling};
 use serde::{Deserialize, Serialize};
 
 pub use self::layers::{Layers, Origin};
@@ -62,6 +62,17 @@ impl Default for RunConfig {
 impl Default for GenerateConfig {
     fn default() -> Self {
         Self { seconds: 10.0, guidance: 3.0, temperature: 1.0, top_k: 250, top_p: 1.0, takes: 1 }
+    }
+}
+
+impl GenerateConfig {
+    /// How tokens are picked; temperature 0 is greedy.
+    pub fn sampling(&self) -> Sampling {
+        if self.temperature == 0.0 {
+            Sampling::Greedy
+        } else {
+            Sampling::Draw { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p }
+        }
     }
 }
 

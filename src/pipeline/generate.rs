@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
     media::{Audio, AudioWriter, Limits, Tags, WriteOptions, read_audio, resample},
-    role::{Cancel, Conditioning, DecodeOptions, Decoder, DecoderSpec, Sampling},
+    role::{Cancel, Conditioning, DecodeOptions, Decoder, DecoderSpec},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -39,8 +39,6 @@ pub struct Job {
     pub prompt: String,
     /// Seed of all draws.
     pub seed: u64,
-    /// How tokens are picked.
-    pub sampling: Sampling,
     /// Where the takes go.
     pub output: Output,
     /// Loudness to bring each take to.
@@ -284,7 +282,7 @@ impl Session {
         Ok(DecodeOptions {
             duration_s: job.config.generate.seconds,
             guidance_scale: job.config.generate.guidance,
-            sampling: job.sampling,
+            sampling: job.config.generate.sampling(),
             seed: job.seed,
             take,
             continue_from: tensor(&self.inputs.continue_from, spec.channels)?,
