@@ -111,9 +111,11 @@ impl Topic {
         match self {
             Topic::Drums => 2.2,
             Topic::Genre | Topic::Tempo | Topic::Brightness | Topic::Density | Topic::Mood => 1.6,
+            // A number is the hardest thing to learn, so it is said often.
+            Topic::Bpm => 2.0,
             Topic::Mode | Topic::Lead | Topic::Family => 1.3,
-            Topic::Bpm | Topic::Dynamics | Topic::Solo => 0.7,
-            Topic::Key => 0.6,
+            Topic::Key => 1.0,
+            Topic::Dynamics | Topic::Solo => 0.7,
             Topic::Metre | Topic::Chords | Topic::Bass | Topic::Texture => 0.4,
             Topic::Structure => 0.25,
         }
@@ -279,6 +281,64 @@ pub(super) fn say(topic: Topic, form: Form, attributes: &Attributes, rng: &mut S
     if text.contains("{key}") {
         text = text.replace("{key}", &key_name(attributes, slot_rng));
     }
+    if text.contains("{spelled}") {
+        text = text.replace("{spelled}", &spelled(attributes.tempo_bpm, slot_rng));
+    }
     let near = (f64::from(attributes.tempo_bpm) / 5.0).round() as u32 * 5;
     Some(text.replace("{bpm}", &attributes.tempo_bpm.to_string()).replace("{near}", &near.to_string()))
+}
+
+/// A number below 200 in words: `ninety-six`, `a hundred and four`, `one hundred twelve`.
+fn spelled(number: u16, rng: &mut Stream) -> String {
+    const ONES: [&str; 20] = [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+    ];
+    const TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+    let (hundred, joint) = (rng.word(&["a hundred", "one hundred"]), rng.word(&[" and ", " "]));
+    let rest = usize::from(number) % 100;
+    let small = match (rest / 10, rest % 10) {
+        (0 | 1, _) => ONES[rest].to_string(),
+        (tens, 0) => TENS[tens].to_string(),
+        (tens, ones) => format!("{}-{}", TENS[tens], ONES[ones]),
+    };
+    match (number >= 100, rest) {
+        (true, 0) => hundred.to_string(),
+        (true, _) => format!("{hundred}{joint}{small}"),
+        (false, _) => small,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_spelled() {
+        let ways = |n| -> std::collections::BTreeSet<String> {
+            (0..50).map(|seed| spelled(n, &mut Stream::new(seed, "test"))).collect()
+        };
+        assert_eq!(ways(60).into_iter().collect::<Vec<_>>(), ["sixty"]);
+        assert_eq!(ways(75).into_iter().collect::<Vec<_>>(), ["seventy-five"]);
+        assert!(ways(112).contains("one hundred and twelve") && ways(112).contains("a hundred twelve"));
+        assert!(ways(100).contains("a hundred") && ways(180).contains("one hundred eighty"));
+    }
 }

@@ -98,7 +98,7 @@ pub fn tempo(band: TempoBand) -> Entry {
     Entry { adjectives, after: TEMPO_AFTER, sentences: TEMPO_SENTENCES, tags }
 }
 
-/// Words for a tempo in numbers; slots `{bpm}` and `{near}`.
+/// Words for a tempo in numbers; slots `{bpm}`, `{near}` and `{spelled}`.
 pub const BPM: Entry = Entry {
     adjectives: &["{bpm} bpm", "{bpm}-bpm"],
     after: &[
@@ -113,6 +113,10 @@ pub const BPM: Entry = Entry {
         "({bpm} bpm)",
         "clocking in at {bpm} bpm",
         "at tempo {bpm}",
+        "at {spelled} bpm",
+        "at {spelled} beats per minute",
+        "counting {spelled} beats a minute",
+        "beating {bpm} times a minute",
     ],
     sentences: &[
         "The tempo is {bpm} bpm",
@@ -121,8 +125,12 @@ pub const BPM: Entry = Entry {
         "About {near} bpm",
         "{bpm} BPM",
         "Set the metronome to {bpm}",
+        "The tempo is {spelled}",
+        "{spelled} beats every minute",
+        "Play it at {bpm}",
+        "The pulse is {bpm} a minute",
     ],
-    tags: &["{bpm} bpm", "{bpm} BPM", "{bpm}bpm", "tempo {bpm}", "tempo: {bpm}", "~{near} bpm"],
+    tags: &["{bpm} bpm", "{bpm} BPM", "{bpm}bpm", "tempo {bpm}", "tempo: {bpm}", "~{near} bpm", "{spelled} bpm"],
 };
 
 /// Words for the key, tonic and mode; slot `{key}`.
