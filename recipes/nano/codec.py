@@ -71,6 +71,21 @@ def calibrate(model: EncodecModel, audio: torch.Tensor) -> None:
         hook.remove()
 
 
+# The published spelling of a weight-normed convolution, and the one of torch's parametrisation.
+WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+
+
+def load_codec(model: EncodecModel, tensors: dict[str, torch.Tensor]) -> None:
+    """The codec of an exported model; `tensors` as its file names them."""
+    ours = model.state_dict()
+    for name, value in tensors.items():
+        if name.startswith("audio_encoder."):
+            name = name.removeprefix("audio_encoder.")
+            for theirs, here in WEIGHT_NORM.items():
+                name = name.replace(theirs, here)
+            ours[name].copy_(value)
+
+
 class QuantizerTrainer:
     """Residual vector quantisation with codebooks that follow a moving average of their members.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import EncodecModel
 
-from codec import codec_config, encode
+from codec import codec_config, encode, load_codec
 from common import HOP, AudioPool, load_checkpoint
 
 
@@ -25,12 +26,16 @@ def main() -> None:
     args.add_argument("--data", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--limit", type=int, help="pieces of the training split")
+    args.add_argument("--init", type=Path, help="take the codec of this exported model (f32) instead of codec.pt")
     args.add_argument("--workers", type=int, default=2)
     args = args.parse_args()
     torch.set_num_threads(1)
     model = EncodecModel(codec_config())
-    state = load_checkpoint(args.out / "codec.pt")
-    model.load_state_dict(state["model"])
+    source = args.init / "model.safetensors" if args.init else args.out / "codec.pt"
+    if args.init:
+        load_codec(model, load_file(source))
+    else:
+        model.load_state_dict(load_checkpoint(source)["model"])
     model.eval()
 
     def one(clip: np.ndarray) -> np.ndarray:
@@ -43,7 +48,7 @@ def main() -> None:
         pool = AudioPool(args.data, split, limit)
         path = args.out / f"codes-{split}.npz"
         # Codes are kept only if the codec has not been trained further since.
-        fresh = path.exists() and path.stat().st_mtime > (args.out / "codec.pt").stat().st_mtime
+        fresh = path.exists() and path.stat().st_mtime > source.stat().st_mtime
         codes = load_codes(path) if fresh else {}
         todo = [i for i in pool.ids if i not in codes]
         if not todo:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import (
     EncodecFeatureExtractor,
@@ -18,12 +18,10 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from codec import codec_config
+from codec import WEIGHT_NORM, codec_config, load_codec
 from common import SAMPLE_RATE, load_checkpoint, seed_all
 from lm import START, LanguageModel, decoder_config
 from text import text_config
-
-WEIGHT_NORM = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
 def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -31,24 +29,26 @@ def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         if name.endswith("encoder.embed_tokens.weight") and name.startswith("text_encoder"):
             continue  # tied to text_encoder.shared.weight
-        for ours, theirs in WEIGHT_NORM.items():
+        for theirs, ours in WEIGHT_NORM.items():
             name = name.replace(ours, theirs)
         out[name] = value.detach().contiguous().clone()
     return out
 
 
-def assemble(run: Path, raw: bool = False) -> tuple[MusicgenConfig, dict[str, torch.Tensor]]:
+def assemble(run: Path, raw: bool = False, init: Path | None = None) -> tuple[MusicgenConfig, dict[str, torch.Tensor]]:
     """The configuration and every tensor by its published name. Parts without a checkpoint stay untrained."""
     seed_all(0)
     vocabulary = Tokenizer.from_file(str(run / "tokenizer.json")).get_vocab_size()
     codec = EncodecModel(codec_config())
-    if state := load_checkpoint(run / "codec.pt"):
+    if init:
+        load_codec(codec, load_file(init / "model.safetensors"))
+    elif state := load_checkpoint(run / "codec.pt"):
         codec.load_state_dict(state["model"])
     lm = LanguageModel(vocabulary)
     if state := load_checkpoint(run / "lm.pt"):
         lm.load_state_dict(state["model" if raw else "average"])
     elif state := load_checkpoint(run / "text.pt"):
-        lm.text_encoder.load_state_dict(state["model"])
+        lm.load_text(state)
     config = MusicgenConfig.from_sub_models_config(text_config(vocabulary), codec_config(), decoder_config())
     config.architectures = ["MusicgenForConditionalGeneration"]
     tensors = {f"audio_encoder.{name}": value for name, value in codec.state_dict().items()} | lm.state_dict()
@@ -94,9 +94,10 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("--run", type=Path, required=True, help="folder of the checkpoints")
     args.add_argument("--out", type=Path, required=True)
+    args.add_argument("--init", type=Path, help="exported model (f32) whose codec is kept")
     args.add_argument("--raw", action="store_true", help="the last weights instead of their moving average")
     args = args.parse_args()
-    config, tensors = assemble(args.run, args.raw)
+    config, tensors = assemble(args.run, args.raw, args.init)
     write_folder(args.out, args.run / "tokenizer.json", config, tensors)
 
     model = MusicgenForConditionalGeneration.from_pretrained(args.out)

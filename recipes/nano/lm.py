@@ -9,7 +9,7 @@ from transformers import MusicgenForCausalLM, T5EncoderModel
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from common import CODEBOOK_SIZE, CODEBOOKS
-from text import text_config
+from text import STATE_SCALE, text_config
 
 START = CODEBOOK_SIZE  # also the padding of the delay pattern
 # Early codebooks carry most of the sound.
@@ -70,7 +70,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
 class LanguageModel(nn.Module):
     """Text encoder, projection and decoder under the names of the published checkpoint."""
 
-    def __init__(self, vocabulary: int | None = None, decoder=None, text=None, text_scale: float = 5.0):
+    def __init__(self, vocabulary: int | None = None, decoder=None, text=None, text_scale: float = STATE_SCALE):
         super().__init__()
         text = text or (text_config(vocabulary) if vocabulary else text_config())
         decoder = decoder or decoder_config()
@@ -89,9 +89,22 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(weight, std=0.02 if last else weight.shape[1] ** -0.5)
             if name.endswith("encoder_attn.k_proj.weight"):
                 weight.data.mul_(min(1.0, 2.5 / text_scale))  # or large states make for sharp attention
-        # Not trained: wide enough that the text is heard beside a residual stream that grows to a deviation of 20.
+        # Replaced by the pretrained one, which is as wide.
         nn.init.normal_(self.enc_to_dec_proj.weight, std=text_scale * self.enc_to_dec_proj.in_features**-0.5)
         nn.init.zeros_(self.enc_to_dec_proj.bias)
+
+    def load_text(self, state: dict) -> None:
+        """The pretrained encoder and its projection."""
+        self.text_encoder.load_state_dict(state["encoder"])
+        self.enc_to_dec_proj.load_state_dict(state["projection"])
+
+    def load_decoder(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Decoder weights of an exported model; what listens to the text starts anew, since the text says it anew."""
+        ours = dict(self.decoder.named_parameters())
+        for name, value in tensors.items():
+            name = name.removeprefix("decoder.")
+            if name in ours and ".encoder_attn." not in name:
+                ours[name].data.copy_(value)
 
     def condition(self, ids: torch.Tensor, mask: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """Projected text states `[batch, length, hidden]`, zero at padding and, where `keep` is 0, everywhere.

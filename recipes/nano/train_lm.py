@@ -2,8 +2,10 @@
 
 The text encoder and its projection stay as they are: trained along, they fell to one constant state for every
 caption within 1000 steps, because early on a caption is only noise to a model that has yet to learn what follows what.
-Half of the batches are many short crops, and most of their past is hidden (`blank`): while the past is in view the
-captions add too little for the decoder to notice them (no gain after 2400 steps without this).
+
+A caption matters most where there is no past to tell the same: at the start of a crop. So most crops are short, and
+nearly all begin on a bar line, as music that is asked for does; then the tempo of a caption says where the beats of
+the crop are. In the first half of the run the past of some short crops is hidden as well (`blank`).
 
 Muon moves the matrices of the decoder layers, AdamW everything else. In 120 steps of 1000 positions from scratch the
 loss went from 6.2 to 5.5; AdamW alone, at 1.5e-3 or 4e-3, was still at 6.1.
@@ -16,14 +18,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from common import Budget, Curve, Every, Workers, load_checkpoint, read_rows, save_atomic, seed_all
 from encode import load_codes
 from lm import START, LanguageModel, delay, losses, weighted
-from text import batch_ids, disturb
+from text import batch_ids, disturb, read_captions
 
-LENGTHS = (0.125, 0.125, 0.5, 0.125, 0.125, 1)  # of the usual crop, in turn
+LENGTHS = (0.25, 0.5, 0.125, 0.25, 0.5, 1)  # of the usual crop, in turn
+ON_A_BAR = 0.85  # share of the crops that begin on a bar line
+FRAMES_PER_SECOND = 50
+
+
+class Piece:
+    """Codes, captions and where the bars are."""
+
+    def __init__(self, codes: np.ndarray, row: dict, captions: list[dict]):
+        self.codes, self.captions = codes, captions
+        about = row["attributes"]
+        beats = {"4/4": 4, "3/4": 3, "6/8": 2}[about["metre"]]
+        self.bar = beats * 60 / about["tempo_bpm"] * FRAMES_PER_SECOND
+        self.bars = about["bars"]
+        # In an intro or a build-up, what a caption tells may not have entered before the second section.
+        late = about["arrangement"] != "full"
+        self.entry = max(1, about["bars"] // max(1, len(about["form"]))) if late else 0
 
 
 class Crops:
@@ -32,41 +51,48 @@ class Crops:
     def __init__(self, data: Path, out: Path, split: str, seed: int):
         self.rng = random.Random(seed)
         self.path = out / f"codes-{split}.npz"
-        self.read = self.path.stat().st_mtime
         codes = load_codes(self.path)
-        self.items = [(codes[r["id"]], r["captions"]) for r in read_rows(data, split) if r["id"] in codes]
-        self.weights = np.cumsum([c.shape[1] for c, _ in self.items]).tolist()
-
-    @property
-    def outdated(self) -> bool:
-        """Whether more has been coded since."""
-        return self.path.stat().st_mtime > self.read
+        more = data / f"captions-{split}.jsonl"  # the same pieces by id
+        captions = {str(r["id"]): r["captions"] for r in read_captions(more)} if more.exists() else {}
+        rows = [r for r in read_rows(data, split) if r["id"] in codes]
+        self.items = [Piece(codes[r["id"]], r, captions.get(r["id"], r["captions"])) for r in rows]
+        self.weights = np.cumsum([p.codes.shape[1] for p in self.items]).tolist()
 
     @property
     def frames(self) -> int:
         return self.weights[-1]
 
-    def take(self, count: int, frames: int, tidy: bool = False):
-        """`(codes [count, codebooks, frames], captions)`; half of the crops begin where the piece begins.
+    def start(self, piece: Piece, spare: int) -> int:
+        if self.rng.random() >= ON_A_BAR:
+            return self.rng.randint(0, spare)
+        starts = [at for n in range(piece.entry, piece.bars) if (at := round(n * piece.bar)) <= spare]
+        return self.rng.choice(starts) if starts else 0
 
-        A piece shorter than the crop is left out. `tidy` keeps the captions as they are.
+    def take(self, count: int, frames: int, tidy: bool = False):
+        """`(codes [count, codebooks, frames], captions)`.
+
+        A piece shorter than the crop is left out. `tidy` keeps the captions as they are; otherwise every second one is
+        the one of three that says most.
         """
         codes, texts = [], []
         while len(codes) < count:
-            piece, captions = self.rng.choices(self.items, cum_weights=self.weights)[0]
-            spare = piece.shape[1] - frames
+            piece = self.rng.choices(self.items, cum_weights=self.weights)[0]
+            spare = piece.codes.shape[1] - frames
             if spare < 0:
                 continue
-            at = 0 if self.rng.random() < 0.5 else self.rng.randint(0, spare)
-            text = self.rng.choice(captions)["text"]
+            at = self.start(piece, spare)
+            said = self.rng.choice(piece.captions)
             if not tidy and self.rng.random() < 0.5:
+                said = max(self.rng.sample(piece.captions, 3), key=lambda c: len(c["stated"]))
+            text = said["text"]
+            if not tidy and self.rng.random() < 0.3:
                 text = disturb(text, self.rng)
-            codes.append(torch.from_numpy(piece[:, at : at + frames].astype(np.int64)))
+            codes.append(torch.from_numpy(piece.codes[:, at : at + frames].astype(np.int64)))
             texts.append(text)
         return torch.stack(codes), texts
 
 
-def blank(inputs: torch.Tensor, share: float = 0.6) -> torch.Tensor:
+def blank(inputs: torch.Tensor, share: float) -> torch.Tensor:
     """Hides half to all of the past columns in a `share` of the rows, so that there only the text can help."""
     rows = torch.rand(len(inputs), 1, 1) < share
     rate = 0.5 + 0.7 * torch.rand(len(inputs), 1, 1)  # above one: every column
@@ -79,12 +105,13 @@ def main() -> None:
     args.add_argument("--data", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
     args.add_argument("--minutes", type=float, default=55)
-    args.add_argument("--batch", type=int, default=8)
+    args.add_argument("--batch", type=int, default=12)
     args.add_argument("--steps-per-crop", type=int, default=500, help="10 s")
-    args.add_argument("--muon-lr", type=float, default=0.02)
-    args.add_argument("--lr", type=float, default=3e-3)
+    args.add_argument("--muon-lr", type=float, default=0.008)
+    args.add_argument("--lr", type=float, default=1.2e-3)
     args.add_argument("--dropout", type=float, default=0.0)
-    args.add_argument("--unconditional", type=float, default=0.12)
+    args.add_argument("--unconditional", type=float, default=0.1)
+    args.add_argument("--init", type=Path, help="start from the decoder of this exported model (f32)")
     args.add_argument("--average", type=float, default=0.97, help="of the exported weights, every 5 steps")
     args.add_argument("--workers", type=int, default=2)
     args.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
@@ -95,7 +122,9 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
     model = LanguageModel(tokenizer.get_vocab_size())
     if pretrained := load_checkpoint(args.out / "text.pt"):
-        model.text_encoder.load_state_dict(pretrained["model"])
+        model.load_text(pretrained)
+    if args.init:
+        model.load_decoder(load_file(args.init / "model.safetensors"))
     model.text_encoder.requires_grad_(False)
     model.enc_to_dec_proj.requires_grad_(False)
     groups = {"layers": [], "listening": [], "rest": []}
@@ -104,13 +133,16 @@ def main() -> None:
         groups["listening" if inner and cross else "layers" if inner else "rest"].append(parameter)
     # What the cross attention adds has to grow to the size of the residual stream, which grows by itself.
     muon = {"layers": args.muon_lr, "listening": 4 * args.muon_lr}
+    # Muon's own products take a third as long as the gradients, so each worker moves half of the matrices.
     optimisers = [
         torch.optim.Muon(
-            [{"params": groups[name], "base": rate} for name, rate in muon.items()],
+            [{"params": groups[name][half::2], "base": rate} for name, rate in muon.items()],
             lr=args.muon_lr,
             weight_decay=0.02,
             momentum=0.95,
-        ),
+        )
+        for half in range(2)
+    ] + [
         torch.optim.AdamW(
             [{"params": groups["rest"], "base": args.lr}], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
         ),
@@ -152,8 +184,9 @@ def main() -> None:
     def loss_of(share):
         codes, texts = share
         inputs, targets = delay(codes)
-        if codes.shape[-1] < args.steps_per_crop // 2:
-            inputs = blank(inputs)
+        hidden = 0.4 * (1 - 2 * budget.fraction)
+        if codes.shape[-1] < args.steps_per_crop // 3 and hidden > 0:
+            inputs = blank(inputs, hidden)
         ids, mask = batch_ids(tokenizer, texts)
         keep = (torch.rand(len(texts)) >= args.unconditional).float()
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -168,20 +201,23 @@ def main() -> None:
         crops = Crops(args.data, args.out, "test", 11)
         if not crops.items:
             return {}
-        rows = {"caption": [], "none": [], "other": []}
-        for _ in range(4):
-            codes, texts = crops.take(8, args.steps_per_crop - 5, tidy=True)
-            inputs, targets = delay(codes)
-            for kind, words in (("caption", texts), ("none", texts), ("other", texts[1:] + texts[:1])):
-                ids, mask = batch_ids(tokenizer, words)
-                keep = torch.zeros(len(words)) if kind == "none" else None
-                with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                    logits = average(inputs, average.condition(ids, mask, keep), mask)
-                rows[kind].append(losses(logits, targets))
-        mean = {kind: torch.stack(values).mean(0) for kind, values in rows.items()}
-        return {kind: [round(float(v), 4) for v in row] + [round(float(row.mean()), 4)] for kind, row in mean.items()}
+        out = {}
+        for frames, count in ((args.steps_per_crop // 5, 40), (args.steps_per_crop - 5, 8)):
+            rows = {"caption": [], "none": [], "other": []}
+            for _ in range(4):
+                codes, texts = crops.take(count, frames, tidy=True)
+                inputs, targets = delay(codes)
+                for kind, words in (("caption", texts), ("none", texts), ("other", texts[1:] + texts[:1])):
+                    ids, mask = batch_ids(tokenizer, words)
+                    keep = torch.zeros(len(words)) if kind == "none" else None
+                    with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                        logits = average(inputs, average.condition(ids, mask, keep), mask)
+                    rows[kind].append(losses(logits, targets))
+            mean = {kind: torch.stack(values).mean(0) for kind, values in rows.items()}
+            out[frames] = {k: [round(float(v), 4) for v in row] + [round(float(row.mean()), 4)] for k, row in mean.items()}
+        return out
 
-    log, save, test, refresh = Every(30), Every(180), Every(420), Every(120)
+    log, save, test = Every(30), Every(180), Every(420)
     window = []
     while not budget.over:
         for group in slots:
@@ -194,8 +230,7 @@ def main() -> None:
         window += workers.step(loss_of, [train.take(per, frames) for _ in range(args.workers)])
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         if torch.isfinite(norm):
-            for optimiser in optimisers:
-                optimiser.step()
+            list(workers.pool.map(lambda optimiser: optimiser.step(), optimisers))
         step += 1
         positions += per * args.workers * (frames + 5)
         if step % 5 == 0:
@@ -207,9 +242,6 @@ def main() -> None:
             curve.write(step=step, spent=round(budget.spent), positions=positions, lr=slots[0]["lr"],
                         loss=float(mean.mean()), books=[round(float(v), 4) for v in mean], norm=float(norm))  # fmt: skip
             window = []
-        if refresh.due() and train.outdated:
-            train = Crops(args.data, args.out, "train", args.seed + step)
-            curve.write(step=step, pieces=len(train.items), frames=train.frames)
         if save.due():
             checkpoint()
         if test.due():
