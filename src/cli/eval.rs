@@ -3,20 +3,28 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args as ClapArgs, Subcommand};
-use musaic_core::{Result, role::DecodeOptions};
+use musaic_core::{
+    Result,
+    media::{Audio, resample},
+    role::{Conditioning, DecodeOptions, Sampling},
+};
 use serde::Serialize;
 
 use super::{options::ModelOptions, print, print_json, say};
-use crate::eval::{
-    codec::{Reconstruction, log_mel_db, si_sdr_db},
-    detect::{Detectors, Features, Verdict},
-    fit::{Measured, fit},
-    model::{Clip, Maker, load},
-    pieces::{Piece, pieces},
-    prompts::{ATTRIBUTES, prompts},
-    repeats::Runs,
-    score::{Report, Scored, score},
-    validate::{Tally, Validation, validate},
+use crate::{
+    config::RunConfig,
+    eval::{
+        codec::{Reconstruction, log_mel_db, si_sdr_db},
+        detect::{Detectors, Features, RATE_HZ, Verdict},
+        fit::{Measured, fit},
+        joins::{Joins, slides},
+        model::{Clip, Maker, Part, load},
+        pieces::{Piece, pieces},
+        prompts::{ATTRIBUTES, prompts},
+        repeats::Runs,
+        score::{Report, Scored, score},
+        validate::{Tally, Validation, validate},
+    },
 };
 
 /// Arguments of `musaic eval`.
@@ -30,12 +38,14 @@ pub struct Args {
 enum Step {
     /// How well the codec gives back held-out pieces
     Codec(Common),
-    /// Train the detectors on training pieces through the codec; the result goes to stdout
+    /// Train the detectors on the first and last 10 s of training pieces through the codec; the result goes to stdout
     Fit(Common),
     /// How often the detectors are right on held-out pieces through the codec
     Detectors(Common),
     /// Generate from prompts, judge the clips, compare with the controls
     Nano(Nano),
+    /// Whether long pieces can be heard to be made in windows
+    Joins(Long),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -74,14 +84,47 @@ struct Nano {
     attributes: Vec<String>,
 }
 
+#[derive(Debug, ClapArgs)]
+struct Long {
+    /// Length of a piece
+    #[arg(long, default_value_t = 60.0)]
+    seconds: f64,
+    /// Prompts, each once
+    #[arg(long = "prompt", value_name = "TEXT", default_values = LONG_PROMPTS)]
+    prompts: Vec<String>,
+    /// Seed of the first take of each prompt
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Takes of each prompt
+    #[arg(long, default_value_t = 2)]
+    takes: u64,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelOptions,
+}
+
+/// Pieces of various kinds, for joins.
+const LONG_PROMPTS: [&str; 5] = [
+    "calm piano melody",
+    "upbeat electronic dance track with drums",
+    "dark slow strings without drums",
+    "funk with slap bass, 104 bpm",
+    "bright folk guitar in G major",
+];
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.step {
         Step::Codec(common) => codec(&common),
         Step::Fit(common) => {
             let (maker, _) = common.maker()?;
             let measure = |piece, clip: Clip| Measured { features: Features::of(&clip.samples), piece };
-            let all = common.clips(&maker, "train", common.pieces, measure)?;
-            say(&format!("training on {} pieces", all.len()));
+            let mut all = Vec::new();
+            for part in [Part::First, Part::Last] {
+                all.extend(common.clips(&maker, "train", common.pieces, part, measure)?);
+            }
+            say(&format!("training on {} clips", all.len()));
             print(&format!("{}\n", serde_json::to_string(&fit(&all)?)?))
         }
         Step::Detectors(common) => {
@@ -91,6 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             show(&validation, common.json, Validation::markdown)
         }
         Step::Nano(nano) => nano.run(),
+        Step::Joins(long) => long.run(),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -109,14 +153,21 @@ impl Common {
     }
 
     /// What `take` makes of each piece and its clip.
-    fn clips<T>(&self, maker: &Maker, split: &str, count: usize, take: impl Fn(Piece, Clip) -> T) -> Result<Vec<T>> {
+    fn clips<T>(
+        &self,
+        maker: &Maker,
+        split: &str,
+        count: usize,
+        part: Part,
+        take: impl Fn(Piece, Clip) -> T,
+    ) -> Result<Vec<T>> {
         let all = pieces(&self.corpus, split, count)?;
         let total = all.len();
         let clip = |(i, piece): (usize, Piece)| {
             if i % 100 == 99 {
                 say(&format!("{split}: {} of {total} pieces through the codec", i + 1));
             }
-            let clip = maker.through_codec(split, &self.corpus.join(&piece.file), piece.id)?;
+            let clip = maker.through_codec(split, &self.corpus.join(&piece.file), piece.id, part)?;
             Ok(take(piece, clip))
         };
         all.into_iter().enumerate().map(clip).collect()
@@ -138,7 +189,7 @@ impl Common {
     /// The test pieces under the detectors.
     fn judged(&self, maker: &Maker, judges: &Detectors) -> Result<Vec<Judged>> {
         say(&format!("detectors: {}", judges.about()));
-        self.clips(maker, "test", self.pieces, |piece, clip| Judged {
+        self.clips(maker, "test", self.pieces, Part::Middle, |piece, clip| Judged {
             verdict: judges.judge(&Features::of(&clip.samples)),
             piece,
             codes: clip.codes,
@@ -165,17 +216,14 @@ fn codec(common: &Common) -> anyhow::Result<()> {
 impl Nano {
     fn run(&self) -> anyhow::Result<()> {
         let common = &self.common;
-        let config = common.model.layers()?.finish()?;
+        let options = defaults(&common.model.layers()?.finish()?);
         let (maker, _) = common.maker()?;
-        let g = &config.generate;
-        let sampling = musaic_core::role::Sampling::Draw { temperature: g.temperature, top_k: g.top_k, top_p: g.top_p };
-        let options = DecodeOptions { guidance_scale: g.guidance, sampling, ..DecodeOptions::default() };
 
         let judges = common.judges()?;
         let real = common.judged(&maker, &judges)?;
         let validation = validate(real.iter().map(|j| (&j.piece, &j.verdict)));
         let test: Vec<Piece> = real.iter().map(|j| j.piece.clone()).collect();
-        let training = common.clips(&maker, "train", self.training, |_, clip| clip.codes)?;
+        let training = common.clips(&maker, "train", self.training, Part::First, |_, clip| clip.codes)?;
         let runs = Runs::new(training.iter().map(Vec::as_slice));
 
         let (mut scores, mut verdicts, mut codes) = (Vec::new(), Vec::new(), Vec::new());
@@ -207,6 +255,38 @@ impl Nano {
             repeats_real: runs.repeats(real.iter().map(|j| j.codes.as_slice())),
         };
         show(&report, common.json, Report::markdown)
+    }
+}
+
+/// How users' pieces are made unless they say otherwise.
+fn defaults(config: &RunConfig) -> DecodeOptions {
+    let g = &config.generate;
+    let sampling = Sampling::Draw { temperature: g.temperature, top_k: g.top_k, top_p: g.top_p };
+    DecodeOptions { guidance_scale: g.guidance, sampling, ..DecodeOptions::default() }
+}
+
+impl Long {
+    fn run(&self) -> anyhow::Result<()> {
+        let config = self.model.layers()?.finish()?;
+        let (model, _) = load(&config.model, config.format()?)?;
+        let options = defaults(&config);
+        let rate = model.codec().config().sampling_rate as u32;
+        let frame_rate = model.codec().config().frame_rate();
+        let window = model.generation_config().window_frames(&model.config().decoder);
+        let frames = (self.seconds * frame_rate as f64).round() as usize;
+        let at = |frame: usize| frame * RATE_HZ as usize / frame_rate;
+        let places: Vec<usize> = slides(window, frames).into_iter().map(at).collect();
+        let mut joins = Joins::default();
+        for prompt in &self.prompts {
+            for take in 0..self.takes {
+                let options = DecodeOptions { seed: self.seed + take, ..options.clone() };
+                let codes = model.begin(&Conditioning::Text(prompt.clone()), &options, None, frames)?.run()?;
+                let samples = model.waveform(&codes)?.flatten_all()?.to_vec1::<f32>()?;
+                joins.add(&resample(&Audio::mono(samples, rate), RATE_HZ)?.mixdown(), &places);
+                say(&format!("{prompt}: take {}", take + 1));
+            }
+        }
+        show(&joins, self.json, Joins::markdown)
     }
 }
 

@@ -66,7 +66,7 @@ pub fn fit(all: &[Measured]) -> Result<Stored> {
         Net::train(examples, &Training { hidden, outputs, epochs, decay, dropout }).pack()
     };
     let stored = Stored {
-        about: format!("musaic eval fit, {} training pieces through the codec", all.len()),
+        about: format!("musaic eval fit, {} clips of training pieces through the codec", all.len()),
         tempo: train(&tempi, 24, 1, 40, 0.01, 0.1),
         key: train(&keys, 32, 2, 25, 0.1, 0.4),
         drums: train(&drums, 16, 2, 40, 0.3, 0.3),

@@ -40,16 +40,16 @@ impl Maker {
         self.model.codec().config().sampling_rate as u32
     }
 
-    /// `samples` at the detectors' rate through the codec: the middle [`CLIP_S`] seconds.
+    /// [`CLIP_S`] seconds of a piece through the codec.
     ///
     /// # Errors
     /// A file cannot be read or written, or the arithmetic fails.
-    pub fn through_codec(&self, split: &str, path: &Path, id: u64) -> Result<Clip> {
-        let base = self.folder.join(split).join(format!("{id:06}"));
+    pub fn through_codec(&self, split: &str, path: &Path, id: u64, part: Part) -> Result<Clip> {
+        let base = self.folder.join(split).join(format!("{id:06}{}", part.suffix()));
         if let Some(clip) = kept(&base)? {
             return Ok(clip);
         }
-        let samples = middle(&self.read(path)?, self.rate());
+        let samples = part.of(&self.read(path)?, self.rate());
         let clip = self.decode(&self.encode(&samples)?)?;
         keep(&base, &clip, self.rate())?;
         Ok(clip)
@@ -117,12 +117,39 @@ pub fn load(name: &str, format: Option<WeightFormat>) -> anyhow::Result<(Musicge
     Ok((model, store.sha256()?))
 }
 
-fn middle(samples: &[f32], rate: u32) -> Vec<f32> {
-    let length = CLIP_S * rate as usize;
-    // Whole frames of 20 ms, so that a clip starts on one.
-    let frame = rate as usize / 50;
-    let first = samples.len().saturating_sub(length) / 2 / frame * frame;
-    samples[first..samples.len().min(first + length)].to_vec()
+/// Which [`CLIP_S`] seconds of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// From its start.
+    First,
+    /// Around its middle.
+    Middle,
+    /// Up to its end.
+    Last,
+}
+
+impl Part {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::First => "-first",
+            Self::Middle => "",
+            Self::Last => "-last",
+        }
+    }
+
+    fn of(self, samples: &[f32], rate: u32) -> Vec<f32> {
+        let length = CLIP_S * rate as usize;
+        let spare = samples.len().saturating_sub(length);
+        let begin = match self {
+            Self::First => 0,
+            Self::Middle => spare / 2,
+            Self::Last => spare,
+        };
+        // Whole frames of 20 ms, so that a clip starts on one.
+        let frame = rate as usize / 50;
+        let first = begin / frame * frame;
+        samples[first..samples.len().min(first + length)].to_vec()
+    }
 }
 
 fn kept(base: &Path) -> Result<Option<Clip>> {

@@ -81,7 +81,7 @@ fn planar_len(channels: &[&[f32]], expected: usize) -> Result<usize> {
 }
 
 /// Decibels of an amplitude; silence is minus infinity.
-fn decibels(amplitude: f64) -> f64 {
+pub fn decibels(amplitude: f64) -> f64 {
     20.0 * amplitude.log10()
 }
 
