@@ -19,8 +19,7 @@ need() {
 
   # The C compiler and make build LAME and Opus, cmake configures Opus.
   local missing=()
-  command -v cc >/dev/null || missing+=(build-essential)
-  command -v make >/dev/null || missing+=(build-essential)
+  command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
   command -v cmake >/dev/null || missing+=(cmake)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
   [ ${#missing[@]} -eq 0 ] && return 0
@@ -30,8 +29,19 @@ need() {
     exit 2
   fi
   local root=()
-  [ "$(id -u)" -eq 0 ] || root=(sudo)
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      echo "error: missing ${missing[*]}, and only root can install them: you are $(id -un), and there is no sudo" >&2
+      echo "hint: have root run \`apt-get install ${missing[*]}\`, then run this again" >&2
+      exit 2
+    fi
+    root=(sudo)
+  fi
   echo "installing ${missing[*]}" >&2
-  "${root[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  "${root[@]}" apt-get update -qq &&
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || {
+    echo "error: apt-get could not install ${missing[*]}" >&2
+    echo "hint: its messages are above; install the packages by other means, then run this again" >&2
+    exit 2
+  }
 }
