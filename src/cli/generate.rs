@@ -205,6 +205,7 @@ fn job(args: &Args, config: &RunConfig) -> anyhow::Result<Job> {
         normalize_lufs,
         continue_from: args.continue_from.clone(),
         melody: args.melody.clone(),
+        stop_after_steps: None,
     })
 }
 

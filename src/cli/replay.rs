@@ -125,6 +125,7 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
         normalize_lufs: request.normalize_lufs,
         continue_from: request.continue_from.as_ref().map(|input| input.path.clone().into()),
         melody: request.melody.as_ref().map(|input| input.path.clone().into()),
+        stop_after_steps: request.stopped.map(|stopped| stopped.steps),
     }
 }
 
@@ -133,7 +134,8 @@ fn play(session: &mut generate::Session, job: &Job, take: u32, cancel: &Cancel, 
     let report = session.take(job, take, cancel, &mut watch)?;
     watch.finish();
     match report {
-        Some(report) if !report.stopped => Ok(true),
+        // Where it was stopped the first time, and nowhere before.
+        Some(report) if report.request.stopped.map(|s| s.steps) == job.stop_after_steps => Ok(true),
         _ => Err(musaic_core::Error::Cancelled.into()),
     }
 }
@@ -156,7 +158,9 @@ fn length_s(file: &Path) -> musaic_core::Result<f64> {
 fn explain(request: &Request, here: &MadeWith, model_sha256: &str, (then_s, now_s): (f64, f64)) -> String {
     let mut differences = request.made_with.differences(here);
     if then_s < now_s {
-        differences.push(format!("the file has {then_s:.2} s of {now_s:.2} s: it was stopped by its user"));
+        differences.push(format!(
+            "the file has {then_s:.2} s of {now_s:.2} s: it was cut, or stopped while it went to a pipe"
+        ));
     }
     if request.model_sha256 != model_sha256 {
         differences.push("model weights differ".into());

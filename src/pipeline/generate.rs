@@ -21,7 +21,7 @@ use super::{
     models,
     output::Output,
     preflight::{self, Need},
-    request::{Input, MadeWith, Request},
+    request::{Input, MadeWith, Request, Stopped},
     sink::{TakeSink, Watch},
     store::Store,
 };
@@ -47,6 +47,8 @@ pub struct Job {
     pub continue_from: Option<PathBuf>,
     /// Track whose tune to follow.
     pub melody: Option<PathBuf>,
+    /// Steps after which to stop, as the user did when the piece was made first.
+    pub stop_after_steps: Option<usize>,
 }
 
 /// What a job will need, known before any weight is read.
@@ -221,7 +223,7 @@ impl Session {
     ) -> anyhow::Result<Option<TakeReport>> {
         let started = Instant::now();
         let spec = self.decoder.spec().clone();
-        let request = self.request(job, take);
+        let mut request = self.request(job, take);
         let options = self.options(job, take, &spec)?;
         let conditioning = Conditioning::Text(job.prompt.clone());
 
@@ -231,11 +233,20 @@ impl Session {
         };
         let writer = open_writer(path.as_deref(), &spec, tags(&request)?)?;
         let mut sink = TakeSink::new(&spec, writer, job.normalize_lufs, watch)?;
+        if let Some(steps) = job.stop_after_steps {
+            sink = sink.stop_after(steps, cancel.clone());
+        }
         let summary = self.decoder.decode(&conditioning, &options, cancel, &mut sink)?;
 
         let seconds = summary.samples as f64 / f64::from(spec.sample_rate_hz);
         if summary.cancelled && seconds < WORTH_KEEPING_S && path.is_some() {
             return Ok(None);
+        }
+        if summary.cancelled {
+            request.stopped = Some(Stopped { steps: summary.steps, seconds });
+            if path.is_some() {
+                sink.retag(&tags(&request)?)?;
+            }
         }
         let finished = sink.finish()?;
         Ok(Some(TakeReport {
@@ -271,6 +282,7 @@ impl Session {
             continue_from: self.inputs.continue_from.as_ref().map(|(input, _)| input.clone()),
             melody: self.inputs.melody.as_ref().map(|(input, _)| input.clone()),
             normalize_lufs: job.normalize_lufs,
+            stopped: None,
             made_with: self.made_with.clone(),
         }
     }
@@ -306,7 +318,7 @@ fn as_tensor(audio: &Audio, rate: u32, channels: usize, device: &Device) -> Resu
 fn tags(request: &Request) -> anyhow::Result<Tags> {
     let title = if request.prompt.is_empty() { "untitled".into() } else { request.prompt.clone() };
     Ok(Tags {
-        recipe: Some(serde_json::to_string(request)?),
+        recipe: Some(request.recipe()?),
         title: Some(title),
         comment: None,
         software: Some(format!("musaic {}", env!("CARGO_PKG_VERSION"))),

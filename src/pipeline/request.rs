@@ -1,6 +1,11 @@
 //! A request as it is written into the file it made, so that `musaic replay` can make it again.
 
+use std::iter::repeat_n;
+
 use serde::{Deserialize, Serialize};
+
+/// Room kept behind the request in a file for [`Request::stopped`], which is known when the head is long written.
+const STOPPED_ROOM: usize = 96;
 
 /// Everything that decides the bytes of a generated file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,8 +42,33 @@ pub struct Request {
     /// Loudness asked for, in LUFS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalize_lufs: Option<f64>,
+    /// Where the user stopped it before its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
     /// What it was made with.
     pub made_with: MadeWith,
+}
+
+/// Where a piece was broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Steps of the decoder's slow part that were made.
+    pub steps: usize,
+    /// Length of the file in seconds.
+    pub seconds: f64,
+}
+
+impl Request {
+    /// The text that is written into the file. Its length is the same whether the piece was stopped or not.
+    ///
+    /// # Errors
+    /// A value has no form in JSON.
+    pub fn recipe(&self) -> serde_json::Result<String> {
+        let room = serde_json::to_string(&Self { stopped: None, ..self.clone() })?.len() + STOPPED_ROOM;
+        let mut text = serde_json::to_string(self)?;
+        text.extend(repeat_n(' ', room.saturating_sub(text.len())));
+        Ok(text)
+    }
 }
 
 /// A file that went in.
@@ -79,5 +109,26 @@ impl MadeWith {
         .filter(|(_, a, b)| a != b)
         .map(|(name, a, b)| format!("{name} was {a}, is {b}"))
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_has_room_for_the_end() {
+        let mut request: Request = serde_json::from_value(serde_json::json!({
+            "prompt": "größer — ♫", "seed": u64::MAX, "take": 0, "seconds": 3600.0, "model": "nano", "model_sha256": "",
+            "guidance": 3.0, "temperature": 1.0, "top_k": 250, "top_p": 1.0,
+            "made_with": {"version": "", "program_sha256": "", "device": "cpu", "format": "f32", "cpu": ""},
+        }))
+        .unwrap();
+        let whole = request.recipe().unwrap();
+        assert!(!whole.contains("stopped"));
+        request.stopped = Some(Stopped { steps: 1 << 24, seconds: 86_399.999_999_999_99 });
+        let stopped = request.recipe().unwrap();
+        assert_eq!(whole.len(), stopped.len());
+        assert_eq!(serde_json::from_str::<Request>(&stopped).unwrap(), request);
     }
 }

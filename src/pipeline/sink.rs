@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use musaic_core::{
     Result,
-    media::{Audio, AudioWriter, Limiter, Written, normalize},
-    role::{AudioSink, DecoderSpec},
+    media::{Audio, AudioWriter, Limiter, Tags, Written, normalize},
+    role::{AudioSink, Cancel, DecoderSpec},
 };
 
 /// Peaks are kept under this, so that encoding to a lossy format does not clip either.
@@ -34,6 +34,7 @@ pub struct TakeSink<'a> {
     limiter: Limiter,
     whole: Option<(Audio, f64)>,
     watch: &'a mut dyn Watch,
+    stop_after: Option<(usize, Cancel)>,
     started: Instant,
     first_sound: Option<Duration>,
 }
@@ -55,9 +56,25 @@ impl<'a> TakeSink<'a> {
             limiter: Limiter::new(spec.sample_rate_hz, spec.channels, CEILING_DBFS)?,
             whole: normalize_lufs.map(|lufs| (empty, lufs)),
             watch,
+            stop_after: None,
             started: Instant::now(),
             first_sound: None,
         })
+    }
+
+    /// Asks to stop once so many steps are made: where the user did when the piece was made first.
+    #[must_use]
+    pub fn stop_after(mut self, steps: usize, cancel: Cancel) -> Self {
+        self.stop_after = Some((steps, cancel));
+        self
+    }
+
+    /// Replaces the texts of the file by others of the same length.
+    ///
+    /// # Errors
+    /// The file cannot be written, or is a stream.
+    pub fn retag(&mut self, tags: &Tags) -> Result<()> {
+        self.writer.retag(tags)
     }
 
     /// Writes what is held back and closes the file.
@@ -101,6 +118,11 @@ impl AudioSink for TakeSink<'_> {
 
     fn progress(&mut self, done: usize, total: usize) {
         self.watch.progress(done, total);
+        if let Some((steps, cancel)) = &self.stop_after
+            && done >= *steps
+        {
+            cancel.cancel();
+        }
     }
 }
 

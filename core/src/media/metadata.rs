@@ -238,9 +238,9 @@ fn id3(file: &mut impl Read, version: u8) -> Option<String> {
     }
 }
 
-/// A text that may be a recipe: UTF-8 and a JSON object by its first letter.
+/// A text that may be a recipe: UTF-8 and a JSON object by its first letter. Room left behind it is cut off.
 fn recipe(bytes: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?.trim_end_matches('\0');
+    let text = std::str::from_utf8(bytes).ok()?.trim_end_matches(['\0', ' ']);
     text.trim_start().starts_with('{').then(|| text.to_owned())
 }
 

@@ -209,7 +209,10 @@ fn decode(path: &Path, limits: &Limits) -> Result<Audio> {
     let broken = |fault: Fault| match fault {
         Fault::IoError(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => Error::io(path, source),
         Fault::IoError(_) => Error::format(path, EXPECTED, "a file that is not audio, or ends too early"),
-        Fault::Unsupported(what) => Error::format(path, EXPECTED, format!("nothing that is known as audio ({what})")),
+        Fault::Unsupported(what) => {
+            tracing::debug!(path = %path.display(), what, "unsupported");
+            Error::format(path, EXPECTED, "a file that is not audio, or of a kind that is not known")
+        }
         other => Error::format(path, EXPECTED, other.to_string()),
     };
     let file = Source::open(path).map_err(|source| Error::io(path, source))?;

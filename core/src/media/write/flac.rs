@@ -9,12 +9,16 @@ use flacenc::error::{Verified, Verify};
 use flacenc::source::{Context, Fill, FrameBuf};
 
 use super::pcm::{Quantizer, SampleFormat};
-use super::{Encode, Target, WriteOptions};
+use super::{Encode, Tags, Target, WriteOptions, patch_texts};
 
 /// Samples of a frame, the usual number.
 const BLOCK: usize = 4096;
 /// Length of the stream info with its block header.
 const STREAM_INFO_LEN: usize = 38;
+/// Where the texts begin: behind the magic number, the stream info and a block header.
+const TEXTS_AT: u64 = 4 + STREAM_INFO_LEN as u64 + 4;
+/// Who wrote the texts.
+const VENDOR: &str = "musaic";
 
 pub(super) struct Flac {
     config: Verified<config::Encoder>,
@@ -26,6 +30,7 @@ pub(super) struct Flac {
     channels: usize,
     bits: usize,
     sample_rate_hz: u32,
+    texts_len: u64,
     frames: usize,
     frame_len: (u32, u32),
 }
@@ -38,6 +43,10 @@ impl Flac {
     pub fn begin(out: &mut Target, sample_rate_hz: u32, channels: usize, options: &WriteOptions) -> io::Result<Self> {
         let bits = if options.sample_format == SampleFormat::Pcm16 { 16 } else { 24 };
         let config = config::Encoder::default().into_verified().map_err(|(_, source)| failed(source))?;
+        let comment = options.tags.vorbis_comment(VENDOR);
+        if comment.len() >= 1 << 24 {
+            return Err(failed("the texts are longer than 16 MiB"));
+        }
         let flac = Self {
             config,
             info: StreamInfo::new(sample_rate_hz as usize, channels, bits).map_err(failed)?,
@@ -47,15 +56,12 @@ impl Flac {
             channels,
             bits,
             sample_rate_hz,
+            texts_len: comment.len() as u64,
             frames: 0,
             frame_len: (0, 0),
         };
         out.write_all(b"fLaC")?;
         out.write_all(&flac.stream_info())?;
-        let comment = options.tags.vorbis_comment("musaic");
-        if comment.len() >= 1 << 24 {
-            return Err(failed("the texts are longer than 16 MiB"));
-        }
         out.write_all(&(0x8400_0000 | comment.len() as u32).to_be_bytes())?;
         out.write_all(&comment)?;
         Ok(flac)
@@ -111,5 +117,9 @@ impl Encode for Flac {
             self.frame(out, self.pending.len())?;
         }
         out.patch(4, &self.stream_info())
+    }
+
+    fn retag(&mut self, out: &mut Target, tags: &Tags) -> io::Result<()> {
+        patch_texts(out, TEXTS_AT, self.texts_len, &tags.vorbis_comment(VENDOR))
     }
 }

@@ -66,7 +66,8 @@ impl AudioFormat {
                 Some(feature) => format!(".{name} (not in this build: feature `{feature}`)"),
                 None => format!(".{name}"),
             });
-            return Err(Error::argument("output file", path.display().to_string(), list.join(", ")));
+            let expected = format!("a name that ends in {}", list.join(", "));
+            return Err(Error::argument("output file", path.display().to_string(), expected));
         };
         format.check()?;
         Ok(format)
@@ -128,6 +129,17 @@ pub struct Written {
 trait Encode: Send {
     fn write(&mut self, out: &mut Target, channels: &[&[f32]]) -> io::Result<()>;
     fn finish(&mut self, out: &mut Target) -> io::Result<()>;
+    /// Puts other texts in the place of those at the head; they take the same room.
+    fn retag(&mut self, out: &mut Target, tags: &Tags) -> io::Result<()>;
+}
+
+/// Overwrites `room` bytes at `at` with texts of the same length.
+fn patch_texts(out: &mut Target, at: u64, room: u64, texts: &[u8]) -> io::Result<()> {
+    if texts.len() as u64 != room {
+        let message = format!("texts of {} bytes in a room of {room}", texts.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    out.patch(at, texts)
 }
 
 /// Writes one audio file, block by block.
@@ -233,6 +245,14 @@ impl AudioWriter {
         }
         self.written.samples += len as u64;
         self.encoder.write(&mut self.target, channels).map_err(|source| Error::io(&self.path, source))
+    }
+
+    /// Replaces the texts at the head of the file by others of the same length: for what is known only at the end.
+    ///
+    /// # Errors
+    /// The new texts take more or less room than the old ones, or a stream is written, where nothing can be changed.
+    pub fn retag(&mut self, tags: &Tags) -> Result<()> {
+        self.encoder.retag(&mut self.target, tags).map_err(|source| Error::io(&self.path, source))
     }
 
     /// Completes the file and gives it its name.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use mp3lame_encoder::{Builder, DualPcm, Encoder, FlushGap, MonoPcm, Quality, VbrMode, max_required_buffer_size};
 
-use super::{Encode, Target, WriteOptions};
+use super::{Encode, Tags, Target, WriteOptions, patch_texts};
 use crate::media::Resampler;
 
 /// The rates that MPEG audio knows.
@@ -81,5 +81,9 @@ impl Encode for Mp3 {
             out.patch(self.tag_at, &tag)?;
         }
         Ok(())
+    }
+
+    fn retag(&mut self, out: &mut Target, tags: &Tags) -> io::Result<()> {
+        patch_texts(out, 0, self.tag_at, &tags.id3())
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use ogg::{PacketWriteEndInfo, PacketWriter};
 use opus::{Application, Bitrate, Channels, Encoder};
 
-use super::{Encode, Target, WriteOptions};
+use super::{Encode, Tags, Target, WriteOptions, patch_texts};
 use crate::media::Resampler;
 
 const RATE_HZ: u32 = 48_000;
@@ -27,6 +27,9 @@ pub(super) struct Opus {
     /// Interleaved samples at 48 kHz that do not fill a frame yet.
     pending: Vec<f32>,
     channels: usize,
+    /// As the file's head names it; what is encoded has 48 kHz.
+    sample_rate_hz: u32,
+    head_len: u64,
     pre_skip: u64,
     taken: u64,
     frames: u64,
@@ -43,20 +46,38 @@ impl Opus {
         encoder.set_bitrate(Bitrate::Bits(BITRATE_PER_CHANNEL * channels as i32)).map_err(failed)?;
         let pre_skip = encoder.get_lookahead().map_err(failed)? as u64;
 
+        let resampler = Resampler::new(channels, sample_rate_hz, RATE_HZ).map_err(failed)?;
+        let mut opus = Self {
+            encoder,
+            resampler,
+            pages: PacketWriter::new(Vec::new()),
+            pending: Vec::new(),
+            channels,
+            sample_rate_hz,
+            head_len: 0,
+            pre_skip,
+            taken: 0,
+            frames: 0,
+        };
+        opus.pages = opus.head(&options.tags)?;
+        opus.head_len = opus.pages.inner().len() as u64;
+        opus.flush(out)?;
+        Ok(opus)
+    }
+
+    /// The pages at the start of the file: what it is, and the texts.
+    fn head(&self, tags: &Tags) -> io::Result<PacketWriter<'static, Vec<u8>>> {
         let mut head = b"OpusHead\x01".to_vec();
-        head.push(channels as u8);
-        head.extend((pre_skip as u16).to_le_bytes());
-        head.extend(sample_rate_hz.to_le_bytes());
+        head.push(self.channels as u8);
+        head.extend((self.pre_skip as u16).to_le_bytes());
+        head.extend(self.sample_rate_hz.to_le_bytes());
         // No output gain; mapping family 0: mono or stereo.
         head.extend([0, 0, 0]);
-        let tags = [b"OpusTags".as_slice(), &options.tags.vorbis_comment("libopus")].concat();
+        let tags = [b"OpusTags".as_slice(), &tags.vorbis_comment("libopus")].concat();
         let mut pages = PacketWriter::new(Vec::new());
         pages.write_packet(head, SERIAL, PacketWriteEndInfo::EndPage, 0)?;
         pages.write_packet(tags, SERIAL, PacketWriteEndInfo::EndPage, 0)?;
-        let resampler = Resampler::new(channels, sample_rate_hz, RATE_HZ).map_err(failed)?;
-        let mut opus = Self { encoder, resampler, pages, pending: Vec::new(), channels, pre_skip, taken: 0, frames: 0 };
-        opus.flush(out)?;
-        Ok(opus)
+        Ok(pages)
     }
 
     /// Passes on the bytes of finished pages.
@@ -110,5 +131,9 @@ impl Encode for Opus {
             self.frame(left == 0)?;
         }
         self.flush(out)
+    }
+    fn retag(&mut self, out: &mut Target, tags: &Tags) -> io::Result<()> {
+        // Whole pages: each carries a checksum of its contents.
+        patch_texts(out, 0, self.head_len, self.head(tags)?.inner())
     }
 }

@@ -114,6 +114,28 @@ fn same_samples_same_bytes_whatever_the_blocks() {
     }
 }
 
+/// Texts put in late give the bytes of a file that had them from the start.
+#[test]
+fn texts_can_be_replaced_while_a_file_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let audio = tone(440.0, 0.5, 0.7, 32_000, 2);
+    let with = |seed: &str| Tags { recipe: Some(RECIPE.replace('7', seed)), ..tags() };
+    for (_, extension) in available() {
+        let path = |name: &str| folder.path().join(format!("{name}.{extension}"));
+        write(&path("first"), &audio, &WriteOptions::default().with_tags(with("8")), 1000).unwrap();
+
+        let options = WriteOptions::default().with_tags(tags());
+        let mut writer = AudioWriter::create(path("late"), audio.sample_rate_hz, 2, &options).unwrap();
+        writer.write(&audio.channels.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+        assert!(writer.retag(&with("longer")).is_err(), "{extension}");
+        writer.retag(&with("8")).unwrap();
+        writer.finish().unwrap();
+        assert!(std::fs::read(path("first")).unwrap() == std::fs::read(path("late")).unwrap(), "{extension}");
+    }
+    let mut stream = AudioWriter::stream(Box::new(Shared::default()), 32_000, 1, &WriteOptions::default()).unwrap();
+    assert!(stream.retag(&Tags::default()).is_err());
+}
+
 #[test]
 fn nothing_stays_behind_without_finish() {
     let folder = tempfile::tempdir().unwrap();

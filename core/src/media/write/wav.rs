@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::pcm::{Quantizer, SampleFormat};
-use super::{Encode, Target, WriteOptions};
+use super::{Encode, Tags, Target, WriteOptions, patch_texts};
 
 /// Sizes of a stream whose end is not known.
 const OPEN: u32 = u32::MAX;
@@ -12,6 +12,8 @@ pub(super) struct Wav {
     quantizer: Option<Quantizer>,
     bytes_per_sample: usize,
     header_len: u64,
+    /// Where the texts begin; the header of the samples follows them.
+    texts_at: u64,
     data_len: u64,
     /// Position of the `fact` chunk's sample count, which only float files have.
     fact_at: Option<u64>,
@@ -45,6 +47,7 @@ impl Wav {
             fact_at = Some(head.len() as u64);
             head.extend(OPEN.to_le_bytes());
         }
+        let texts_at = head.len() as u64;
         head.extend(options.tags.riff_info());
         head.extend(b"data");
         head.extend(OPEN.to_le_bytes());
@@ -53,6 +56,7 @@ impl Wav {
             quantizer: (tag == 1).then(|| Quantizer::new(bits, options.dither)),
             bytes_per_sample: bits as usize / 8,
             header_len: head.len() as u64,
+            texts_at,
             data_len: 0,
             fact_at,
             channels,
@@ -100,5 +104,10 @@ impl Encode for Wav {
             }
             None => Ok(()),
         }
+    }
+
+    fn retag(&mut self, out: &mut Target, tags: &Tags) -> io::Result<()> {
+        let room = self.header_len - 8 - self.texts_at;
+        patch_texts(out, self.texts_at, room, &tags.riff_info())
     }
 }
