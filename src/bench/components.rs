@@ -21,7 +21,7 @@ use musaic_decoders::{
 };
 
 use super::Row;
-use crate::pipeline::preflight;
+use crate::pipeline::{preflight, speed::Step};
 
 /// Steps of the language model that are timed: the first five seconds of a take.
 const STEPS: usize = 250;
@@ -108,18 +108,12 @@ fn language_model(size: &str, format: WeightFormat, device: &Device) -> anyhow::
         generation.step(&mut ())?;
     }
     let rate = STEPS as f64 / started.elapsed().as_secs_f64();
-    let weights = touched_parameters(&config.decoder) as f64 * format.bits() / 8.0;
+    let weights = Step::of(&config.decoder).parameters as f64 * format.bits() / 8.0;
     let mut row =
         row(format!("MusicGen {size}, guided step in {format}, mean of the first {STEPS}, f16 cache"), rate, "steps/s");
     row.bytes_per_unit = Some(weights + cache_bytes(&config.decoder));
     row.weight_bytes = Some(weights);
     Ok(row)
-}
-
-/// Parameters that one step reads: all of the layers but the cross-attention's keys and values, and the heads.
-fn touched_parameters(lm: &LmConfig) -> usize {
-    let d = lm.hidden_size;
-    lm.num_hidden_layers * (4 * d * d + 2 * d * d + 2 * d * lm.ffn_dim) + lm.num_codebooks * lm.vocab_size * d
 }
 
 /// Bytes of keys and values that an average one of the timed steps reads, two rows of f16.

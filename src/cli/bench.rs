@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let machine = Machine {
         cpu_class: musaic_core::nn::cpu_class().into(),
         threads,
-        read_bandwidth: machine::read_bandwidth(threads),
+        read_bandwidth: machine::read_bandwidth(threads, machine::BUFFER_BYTES, machine::PASSES),
     };
     if !args.json {
         super::print(&format!(

@@ -16,6 +16,7 @@ use crate::{
         models,
         output::Output,
         preflight::gigabytes,
+        speed,
         store::Store,
     },
 };
@@ -124,12 +125,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let plan = generate::plan(&job)?;
     talk(format!(
-        "{}: {:.1} M parameters as {}, about {} of memory and {:.0} s a take on {}",
+        "{}: {:.1} M parameters as {}, about {} of memory{} on {}",
         job.config.model,
         plan.parameters as f64 / 1e6,
         plan.format,
         gigabytes(plan.need_bytes),
-        plan.about_s.max(1.0),
+        plan.about_s.map_or(String::new(), |s| format!(" and {} a take", speed::about(s))),
         job.config.device,
     ));
     let started = Instant::now();

@@ -23,6 +23,7 @@ use super::{
     preflight::{self, Need},
     request::{Input, MadeWith, Request, Stopped},
     sink::{TakeSink, Watch},
+    speed::Speed,
     store::Store,
 };
 use crate::config::RunConfig;
@@ -59,8 +60,8 @@ pub struct Plan {
     pub format: WeightFormat,
     /// Memory in bytes.
     pub need_bytes: f64,
-    /// A guess at the wall time of one take on the CPU, in seconds.
-    pub about_s: f64,
+    /// About the wall time of one take in seconds; known on the CPU only.
+    pub about_s: Option<f64>,
     store: Store,
     device: Device,
     device_name: String,
@@ -119,11 +120,13 @@ pub fn plan(job: &Job) -> anyhow::Result<Plan> {
     let available = if device.is_cpu() { preflight::available_memory() } else { None };
     let preferred = store.preferred_format(&device);
     let format = preflight::choose(&need, job.config.format()?, preferred, available)?;
+    let work = store.work(seconds);
+    let about_s = if device.is_cpu() { Some(Speed::measure(&work, format)?.seconds(&work, format)) } else { None };
     Ok(Plan {
         parameters: store.parameters(),
         format,
         need_bytes: need.bytes(format),
-        about_s: preflight::about_seconds(&need, format, seconds * f64::from(store.frame_rate_hz()), seconds),
+        about_s,
         store,
         device,
         device_name: choice.to_string(),

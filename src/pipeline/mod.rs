@@ -6,4 +6,5 @@ pub mod output;
 pub mod preflight;
 pub mod request;
 pub mod sink;
+pub mod speed;
 pub mod store;

@@ -72,17 +72,6 @@ pub fn choose(
     }
 }
 
-/// Guess of the time a piece takes on two cores, in seconds: every step reads all weights once and starts some hundred small
-/// pieces of work; the codec's time grows with its size. The constants are those of `docs/BENCHMARKS.md`, rounded up.
-pub fn about_seconds(need: &Need, format: WeightFormat, steps: f64, duration_s: f64) -> f64 {
-    const READ_BYTES_PER_S: f64 = 20e9;
-    const STEP_OVERHEAD_S: f64 = 0.0005;
-    const CODEC_S_PER_PARAMETER: f64 = 1.2e-9;
-    let weights = need.matrix_parameters as f64 * format.bits() / 8.0;
-    let codec = need.plain_parameters as f64 * CODEC_S_PER_PARAMETER;
-    steps * (STEP_OVERHEAD_S + weights / READ_BYTES_PER_S) + duration_s * codec
-}
-
 /// Bytes as a person reads them.
 pub fn gigabytes(bytes: f64) -> String {
     if bytes < 1e9 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }

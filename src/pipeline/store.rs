@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::{
     models::{Found, Place},
     preflight::Need,
+    speed::{Step, Work},
 };
 
 /// Where tensors of this prefix go, they stay in f32 whatever the format: the codec's convolutions.
@@ -128,6 +129,19 @@ impl Store {
             matrix_parameters: self.parameters - self.plain_parameters,
             plain_parameters: self.plain_parameters,
             cache_bytes: cache as u64,
+        }
+    }
+
+    /// Work of a piece of `seconds`.
+    pub fn work(&self, seconds: f64) -> Work {
+        let steps = seconds * f64::from(self.frame_rate_hz());
+        Work {
+            step: Step::of(&self.config.decoder),
+            steps,
+            // It grows from nothing.
+            cache_bytes: self.need(seconds).cache_bytes as f64 / 2.0,
+            codec_parameters: self.plain_parameters,
+            seconds,
         }
     }
 
