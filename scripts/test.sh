@@ -3,6 +3,8 @@
 cd "$(dirname "$0")/.." || exit 2
 . scripts/packages.sh
 need
+# A text that differs from its snapshot fails; nothing is written.
+export INSTA_UPDATE=${INSTA_UPDATE:-no}
 cargo fmt --all --check
 cargo clippy --release --locked --workspace --all-targets --features full -- -D warnings
 cargo test --release --locked --workspace --features full

@@ -125,6 +125,9 @@ impl Hint for Error {
             Self::Format { .. } => Some("check that the file is whole, and of the kind its name says".into()),
             Self::Weights(report) => report.hint(),
             Self::Checkpoint { hint, .. } => Some(hint.clone()),
+            Self::MissingFeature { feature: "cuda", .. } => {
+                Some("use `cpu`, or build with `--features cuda`, which needs the CUDA toolkit".into())
+            }
             Self::MissingFeature { feature, .. } => {
                 Some(format!("build with `--features {feature}`, or with `--features full`"))
             }

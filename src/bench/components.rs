@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use musaic_core::{
     WeightFormat,
@@ -21,7 +21,10 @@ use musaic_decoders::{
 };
 
 use super::Row;
-use crate::pipeline::{preflight, speed::Step};
+use crate::{
+    cli::failure::BadInput,
+    pipeline::{preflight, speed::Step},
+};
 
 /// Steps of the language model that are timed: the first five seconds of a take.
 const STEPS: usize = 250;
@@ -68,11 +71,36 @@ pub fn measure(name: &str, device: &Device) -> anyhow::Result<Row> {
         ["t5", format] => text_encoder(format.parse()?, device)?,
         ["load", size, format] => load(size, format.parse()?, device)?,
         ["nano", "first-sound"] => first_sound()?,
-        _ => bail!(
-            "no component `{name}`; there are lm:SIZE:FORMAT, encodec:decode, encodec:encode, t5:FORMAT, load:SIZE:FORMAT and nano:first-sound"
-        ),
+        _ => return Err(unknown(name).into()),
     };
     Ok(Row { component: name.into(), peak_memory_bytes: preflight::peak_memory(), ..row })
+}
+
+/// Refuses names that [`measure`] does not know, before anything is measured.
+///
+/// # Errors
+/// The name, its size or its format is unknown.
+pub fn check(name: &str) -> anyhow::Result<()> {
+    let parts: Vec<_> = name.split(':').collect();
+    match parts.as_slice() {
+        ["lm" | "load", size, format] => {
+            config(size)?;
+            format.parse::<WeightFormat>()?;
+        }
+        ["t5", format] => {
+            format.parse::<WeightFormat>()?;
+        }
+        ["encodec", "decode" | "encode"] | ["nano", "first-sound"] => {}
+        _ => return Err(unknown(name).into()),
+    }
+    Ok(())
+}
+
+fn unknown(name: &str) -> BadInput {
+    BadInput::new(format!(
+        "component: `{name}`, expected lm:SIZE:FORMAT, encodec:decode, encodec:encode, t5:FORMAT, load:SIZE:FORMAT or nano:first-sound"
+    ))
+    .hint("SIZE is small, medium or large, and FORMAT one of f32, bf16, f16, q8_0 and q4_k")
 }
 
 fn row(about: String, value: f64, unit: &str) -> Row {
@@ -89,10 +117,9 @@ fn row(about: String, value: f64, unit: &str) -> Row {
 }
 
 fn config(size: &str) -> anyhow::Result<MusicgenConfig> {
-    let (_, text) = CONFIGS
-        .iter()
-        .find(|(name, _)| *name == size)
-        .with_context(|| format!("size `{size}`: expected one of {}", CONFIGS.map(|(name, _)| name).join(", ")))?;
+    let (_, text) = CONFIGS.iter().find(|(name, _)| *name == size).ok_or_else(|| {
+        BadInput::new(format!("size: `{size}`, expected one of {}", CONFIGS.map(|(name, _)| name).join(", ")))
+    })?;
     Ok(MusicgenConfig::from_json(Path::new(size), &serde_json::from_str(text)?)?)
 }
 

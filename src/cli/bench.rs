@@ -41,6 +41,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         super::print_json(&components::measure(name, &choice.open()?)?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    args.only.iter().try_for_each(|name| components::check(name))?;
     let threads = musaic_core::nn::threads();
     let machine = Machine {
         cpu_class: musaic_core::nn::cpu_class().into(),

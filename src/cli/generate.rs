@@ -8,7 +8,12 @@ use std::{
 
 use serde::Serialize;
 
-use super::{failure::BadInput, options::ModelOptions, progress::Progress, stop};
+use super::{
+    failure::BadInput,
+    options::{ModelOptions, number, whole},
+    progress::Progress,
+    stop,
+};
 use crate::{
     config::RunConfig,
     pipeline::{
@@ -36,13 +41,13 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     /// Length in seconds [default: 10]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number)]
     seconds: Option<f64>,
     /// Seed of all random draws [default: drawn, and told]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = whole::<u64>)]
     seed: Option<u64>,
     /// Pieces to make [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
     takes: Option<u32>,
     /// Go on from this track; the file gets the old part and the new
     #[arg(long, value_name = "FILE")]
@@ -50,17 +55,17 @@ pub struct Args {
     /// Follow the tune of this track (melody models)
     #[arg(long, value_name = "FILE")]
     melody: Option<PathBuf>,
-    /// How closely to follow the prompt; 1 is not at all [default: 3]
-    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    /// How closely to follow the prompt; 1 is no guidance at all [default: 3]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = number)]
     guidance: Option<f64>,
     /// Below 1 safer, above 1 wilder, 0 always the likeliest [default: 1]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number)]
     temperature: Option<f64>,
     /// Choose among this many likeliest tokens, 0 for all [default: 250]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<u32>)]
     top_k: Option<u32>,
     /// Choose among the likeliest tokens that together have this probability [default: 1]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number)]
     top_p: Option<f64>,
     /// Bring the piece to this loudness, such as -14LUFS
     #[arg(long, value_name = "LUFS", allow_hyphen_values = true)]

@@ -16,13 +16,21 @@ mod spectrogram;
 mod stop;
 mod train;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{ArgAction, Parser, Subcommand};
 
-/// Text, image, video or music in; music and understanding out.
+/// Music from words: text in, a playable file out, without a network.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(after_help = "To begin with: musaic generate \"calm piano melody\"")]
+#[command(
+    name = "musaic",
+    bin_name = "musaic",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -78,10 +86,14 @@ impl Cli {
             1 => "info",
             _ => "debug",
         };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        // What the audio reader finds wrong with a file is in our own message.
+        let filter =
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},symphonia_core=off")));
+        let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         match &self.profile {
             None => {
-                tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init()
+                let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+                subscriber.with_ansi(colours).without_time().init();
             }
             Some(path) => {
                 let file = std::fs::File::create(path).map_err(|e| musaic_core::Error::io(path, e))?;

@@ -1,7 +1,10 @@
 //! Flags that several subcommands share.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
+use musaic_core::Error;
+
+use super::failure::BadInput;
 use crate::config::Layers;
 
 /// Which model, where and in which format.
@@ -42,7 +45,13 @@ impl ModelOptions {
             layers.text(name, preset.text, &crate::config::Origin::Preset(name.clone()))?;
         }
         if let Some(path) = &self.config {
-            layers.file(path)?;
+            layers.file(path).map_err(|error| match error {
+                Error::Config { .. } => anyhow::Error::from(
+                    BadInput::new(error.to_string())
+                        .hint("`musaic generate --print-config` prints a file of the right form"),
+                ),
+                other => other.into(),
+            })?;
         }
         layers.environment(|name| std::env::var(name).ok())?;
         layers.flag("model", self.model.clone());
@@ -52,4 +61,14 @@ impl ModelOptions {
         layers.flag("reference", self.reference.then_some(true));
         Ok(layers)
     }
+}
+
+/// A number as people write it.
+pub fn number(text: &str) -> Result<f64, &'static str> {
+    text.parse().map_err(|_| "expected a number, such as 7 or 2.5")
+}
+
+/// A number of things.
+pub fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "expected a whole number from 0 up")
 }

@@ -75,7 +75,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn read_request(file: &Path) -> anyhow::Result<Request> {
     if !file.is_file() {
-        return Err(BadInput::new(format!("{}: no such file", file.display())).into());
+        return Err(BadInput::new(format!("{}: no such file", file.display()))
+            .hint("check the spelling of the path")
+            .into());
     }
     let text = read_metadata(file).ok_or_else(|| {
         BadInput::new(format!("{}: carries no request, expected a file that `musaic generate` made", file.display()))

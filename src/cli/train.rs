@@ -64,6 +64,13 @@ fn lm(args: &LmArgs) -> anyhow::Result<ExitCode> {
         let message = format!("output {}: holds a run already", args.output.display());
         return Err(BadInput::new(message).hint("--resume goes on with it").into());
     }
+    for (name, path) in [("init", &args.init), ("batches", &args.batches)] {
+        if !path.exists() {
+            return Err(BadInput::new(format!("{name} {}: no such file or folder", path.display()))
+                .hint("check the spelling of the path")
+                .into());
+        }
+    }
     let mut trainer = Trainer::new(&args.init, &config)?;
     let batches = Batches::open(&args.batches, trainer.model_config())?;
     if args.resume {

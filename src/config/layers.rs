@@ -162,7 +162,7 @@ impl Layers {
     /// The tree as a TOML file, each value with its origin.
     pub fn print(&self) -> String {
         let line =
-            |key: &str, value: &Value, origin: &Origin| format!("{:<32}# {origin}\n", format!("{key} = {value}"));
+            |key: &str, value: &Value, origin: &Origin| format!("{:<31} # {origin}\n", format!("{key} = {value}"));
         let (top, nested): (Vec<_>, Vec<_>) = self.values.iter().partition(|(key, _)| !key.contains('.'));
         let mut text = String::new();
         for (key, (value, origin)) in top {

@@ -29,6 +29,11 @@ impl Output {
             return Ok(Self::Stdout);
         }
         let first = given.map_or_else(|| PathBuf::from(format!("{}-{seed}.wav", slug(prompt))), Path::to_owned);
+        if first.is_dir() {
+            return Err(BadInput::new(format!("output {}: a folder, expected a file name", first.display()))
+                .hint(format!("name a file in it, such as {}", first.join("music.wav").display()))
+                .into());
+        }
         let format = AudioFormat::of_path(&first)?;
         if let Some(feature) = format.missing_feature() {
             let what = format!("writing .{}", format.extension());
@@ -42,11 +47,13 @@ impl Output {
             let message = format!("output {}: no such folder {}", first.display(), folder.display());
             return Err(BadInput::new(message).hint("make the folder first").into());
         }
+        // Asking who may write where is no answer for root, full disks and odd file systems: a file without a name is.
+        if let Err(error) = tempfile::tempfile_in(folder) {
+            let message = format!("output {}: no file can be made in {}: {error}", first.display(), folder.display());
+            return Err(BadInput::new(message).hint("choose another folder, or check who may write there").into());
+        }
         let files: Vec<_> = (0..takes).map(|take| numbered(&first, take, takes)).collect();
         for file in &files {
-            if file.is_dir() {
-                return Err(BadInput::new(format!("output {}: a folder, expected a file name", file.display())).into());
-            }
             if file.exists() && !force {
                 return Err(BadInput::new(format!("output {}: exists already", file.display()))
                     .hint("--force overwrites it")

@@ -144,7 +144,11 @@ impl Musicgen {
     /// Chroma `[1, frames, bins]` of a melody.
     fn chroma(&self, melody: &Tensor) -> Result<Tensor> {
         let Some(extractor) = &self.chroma else {
-            return Err(Error::argument("melody", "a melody", "none, as this model is no melody variant of MusicGen"));
+            return Err(Error::argument(
+                "melody",
+                "this model follows no tune",
+                "a melody model, such as facebook/musicgen-melody",
+            ));
         };
         let (batch, channels, samples) = melody.dims3()?;
         if batch != 1 || channels != 1 || samples == 0 {

@@ -242,9 +242,11 @@ impl Musicgen {
                 let (states, null) = melody.states(&states, chroma.as_ref())?;
                 Ok(Conditioned::Prefix { states, null })
             }
-            (None, Some(_)) => {
-                Err(Error::argument("melody", "a melody", "none, as this model is no melody variant of MusicGen"))
-            }
+            (None, Some(_)) => Err(Error::argument(
+                "melody",
+                "this model follows no tune",
+                "a melody model, such as facebook/musicgen-melody",
+            )),
         }
     }
 
