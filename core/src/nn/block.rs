@@ -10,6 +10,8 @@ use super::simd::Simd;
 pub(crate) trait Block: Copy + Send + Sync + 'static {
     /// Steps of sixteen weights.
     const STEPS: usize;
+    /// Steps that share what it takes to unpack them; divides [`Block::STEPS`].
+    const RUN: usize;
     /// What [`Block::weights`] needs of the block as a whole.
     type Scales: Copy;
 
@@ -26,6 +28,7 @@ pub(crate) type F32x16 = [f32; 16];
 impl Block for F32x16 {
     type Scales = ();
     const STEPS: usize = 1;
+    const RUN: usize = 1;
 
     #[inline(always)]
     fn scales<S: Simd>(&self, _: S) {}
@@ -43,6 +46,7 @@ impl Block for F32x16 {
 impl Block for [bf16; 16] {
     type Scales = ();
     const STEPS: usize = 1;
+    const RUN: usize = 1;
 
     #[inline(always)]
     fn scales<S: Simd>(&self, _: S) {}
@@ -60,6 +64,7 @@ impl Block for [bf16; 16] {
 impl Block for [f16; 16] {
     type Scales = ();
     const STEPS: usize = 1;
+    const RUN: usize = 1;
 
     #[inline(always)]
     fn scales<S: Simd>(&self, _: S) {}
@@ -83,17 +88,16 @@ pub(crate) struct Q8 {
 }
 
 impl Block for Q8 {
-    type Scales = f32;
+    type Scales = ();
     const STEPS: usize = 2;
+    const RUN: usize = 2;
 
     #[inline(always)]
-    fn scales<S: Simd>(&self, s: S) -> f32 {
-        s.widen(self.scale)
-    }
+    fn scales<S: Simd>(&self, _: S) {}
 
     #[inline(always)]
-    fn weights<S: Simd>(&self, s: S, scale: &f32, step: usize) -> S::V {
-        s.mul(s.load_i8(&self.values[step]), s.splat(*scale))
+    fn weights<S: Simd>(&self, s: S, (): &(), step: usize) -> S::V {
+        s.mul(s.load_i8(&self.values[step]), s.splat_f16(self.scale))
     }
 
     fn pack(values: &[f32]) -> Self {
@@ -120,32 +124,37 @@ pub(crate) struct Q4k {
     values: [[u8; 16]; 8],
 }
 
-/// Scale and (negative) offset of each group of 32.
-type GroupScales = ([f32; 8], [f32; 8]);
+/// Scale of each group of 32, then the (negative) offset of each.
+type GroupScales = [f32; 16];
 
 impl Block for Q4k {
     type Scales = GroupScales;
     const STEPS: usize = 16;
+    const RUN: usize = 4;
 
     #[inline(always)]
     fn scales<S: Simd>(&self, s: S) -> GroupScales {
-        let word =
-            |i: usize| u32::from_le_bytes([self.groups[i], self.groups[i + 1], self.groups[i + 2], self.groups[i + 3]]);
+        let word = |i: usize| {
+            u64::from(u32::from_le_bytes([self.groups[i], self.groups[i + 1], self.groups[i + 2], self.groups[i + 3]]))
+        };
         let (a, b, c) = (word(0), word(4), word(8));
-        let top = |w: u32| (w >> 2) & 0x3030_3030;
-        let scales = [a & 0x3f3f_3f3f, (c & 0x0f0f_0f0f) | top(a)];
-        let minima = [b & 0x3f3f_3f3f, ((c >> 4) & 0x0f0f_0f0f) | top(b)];
-        let (scale, minimum) = (s.widen(self.scale), -s.widen(self.minimum));
-        let byte = |w: &[u32; 2], i: usize| ((w[i / 4] >> (8 * (i % 4))) & 0xff) as f32;
-        (std::array::from_fn(|i| scale * byte(&scales, i)), std::array::from_fn(|i| minimum * byte(&minima, i)))
+        let top = |w: u64| (w >> 2) & 0x3030_3030;
+        let scales = (a & 0x3f3f_3f3f) | (((c & 0x0f0f_0f0f) | top(a)) << 32);
+        let minima = (b & 0x3f3f_3f3f) | ((((c >> 4) & 0x0f0f_0f0f) | top(b)) << 32);
+        let (scale, offset) = (s.splat_f16(self.scale), s.splat_f16(-self.minimum));
+        let lane = s.load(&std::array::from_fn(|l| l as f32));
+        let units = s.if_greater(s.splat(8.0), lane, scale, offset);
+        let mut all = [0f32; 16];
+        s.store(s.mul(s.bytes(scales, minima), units), &mut all);
+        all
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(&self, s: S, (scales, offsets): &GroupScales, step: usize) -> S::V {
+    fn weights<S: Simd>(&self, s: S, scales: &GroupScales, step: usize) -> S::V {
         let group = step / 2;
-        let numbers = s.load_nibbles(&self.values[step / 4 * 2 + step % 2], (group as u32 % 2) * 4);
-        // The product is exact in f32, so this rounds once with and without a fused instruction.
-        s.fma(numbers, s.splat(scales[group]), s.splat(offsets[group]))
+        let numbers = &self.values[step / 4 * 2 + step % 2];
+        // Scale times number is exact in f32, so this rounds once with and without a fused instruction.
+        s.load_levels(numbers, (group as u32 % 2) * 4, scales[group], scales[8 + group])
     }
 
     fn pack(values: &[f32]) -> Self {
@@ -224,7 +233,7 @@ fn fit_group(values: &[f32]) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::simd::Plain;
+    use crate::nn::simd::{Plain, on_each};
 
     fn unpack<B: Block>(block: &B) -> Vec<f32> {
         (0..B::STEPS).flat_map(|step| block.weights(Plain, &block.scales(Plain), step)).collect()
@@ -237,6 +246,50 @@ mod tests {
             (state >> 8) as f32 / (1 << 24) as f32
         };
         (0..count).map(|_| (0..6).map(|_| uniform() - 0.5).sum::<f32>()).collect()
+    }
+
+    /// All weights of a block.
+    #[derive(Clone)]
+    struct All<B>(B);
+
+    impl<B: Block> super::super::simd::Kernel for All<B> {
+        type Out = Vec<u32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<u32> {
+            let scales = self.0.scales(s);
+            let mut sixteen = [0f32; 16];
+            let mut all = Vec::new();
+            for step in 0..B::STEPS {
+                s.store(self.0.weights(s, &scales, step), &mut sixteen);
+                // One of the many that are not numbers.
+                all.extend(sixteen.map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }));
+            }
+            all
+        }
+    }
+
+    #[test]
+    fn blocks_are_the_same_numbers_on_every_instruction_set() {
+        let bytes = |i: usize| (i * 151 + 7) as u8;
+        for scale in [0.37f32, 0.0, -2.0, 6e-8, 65504.0, f32::INFINITY, f32::NAN] {
+            let scale = f16::from_f32(scale);
+            for shift in 0..8 {
+                let values = std::array::from_fn(|h| std::array::from_fn(|i| bytes(16 * h + i + 32 * shift) as i8));
+                let all = on_each(&All(Q8 { scale, values }));
+                let expected: Vec<_> = values.as_flattened().iter().map(|x| f32::from(*x) * scale.to_f32()).collect();
+                for (got, want) in all[0].iter().zip(expected) {
+                    assert!(*got == want.to_bits() || want.is_nan() && f32::from_bits(*got).is_nan());
+                }
+                assert!(all.iter().all(|other| *other == all[0]), "q8_0 with scale {scale}");
+                let groups = std::array::from_fn(|i| bytes(i + 12 * shift));
+                let values = std::array::from_fn(|h| std::array::from_fn(|i| bytes(16 * h + i + shift)));
+                for minimum in [f16::from_f32(0.01), scale] {
+                    let all = on_each(&All(Q4k { scale, minimum, groups, values }));
+                    assert!(all.iter().all(|other| *other == all[0]), "q4_k with scale {scale}");
+                }
+            }
+        }
     }
 
     #[test]

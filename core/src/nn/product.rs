@@ -4,7 +4,8 @@
 //! lanes. Both kernels below keep to that, so an element depends on its own row and column alone: not on the batch, not on
 //! the kernel, not on threads.
 //!
-//! - up to [`THIN`] rows of `x` (decoding): weights are read once, widened in registers, used for all rows of `x`;
+//! - up to [`THIN`] rows of `x` (decoding): weights are read once, some rows of them side by side, widened in registers and
+//!   used for all rows of `x`, while the next rows are on their way from memory;
 //! - more rows: six rows of `w` at a time are widened into a scratch that stays in the cache and met by four rows of `x`
 //!   in registers.
 // Indices run over several arrays of one constant size at once.
@@ -29,6 +30,9 @@ const PANEL: usize = 4;
 const STRIP: usize = 6;
 /// Bytes of `x` that stay in the second-level cache while rows of `w` pass by.
 const RESIDENT: usize = 384 << 10;
+
+/// Bytes that come from memory together.
+const LINE: usize = 64;
 
 /// `x` rearranged: for each group of rows, step by step, sixteen values of each row.
 struct Panels {
@@ -91,18 +95,15 @@ pub(crate) fn product<B: Block>(x: &[f32], cols: usize, w: &[B], stride: usize, 
     if thin {
         pool::ranges(n, 4, cost, |rows| {
             let job = Thin { x: &x, w, stride, rows, out };
-            // Several rows of `w` at a time only where the sums surely stay in registers.
             match m {
-                1 if B::STEPS == 1 => dispatch(Sized::<_, 1, 4>(job)),
-                2 if B::STEPS == 1 => dispatch(Sized::<_, 2, 4>(job)),
-                1 => dispatch(Sized::<_, 1, 1>(job)),
-                2 => dispatch(Sized::<_, 2, 1>(job)),
-                3 => dispatch(Sized::<_, 3, 1>(job)),
-                4 => dispatch(Sized::<_, 4, 1>(job)),
-                5 => dispatch(Sized::<_, 5, 1>(job)),
-                6 => dispatch(Sized::<_, 6, 1>(job)),
-                7 => dispatch(Sized::<_, 7, 1>(job)),
-                _ => dispatch(Sized::<_, 8, 1>(job)),
+                1 => dispatch(Sized::<_, 1>(job)),
+                2 => dispatch(Sized::<_, 2>(job)),
+                3 => dispatch(Sized::<_, 3>(job)),
+                4 => dispatch(Sized::<_, 4>(job)),
+                5 => dispatch(Sized::<_, 5>(job)),
+                6 => dispatch(Sized::<_, 6>(job)),
+                7 => dispatch(Sized::<_, 7>(job)),
+                _ => dispatch(Sized::<_, 8>(job)),
             }
         });
     } else {
@@ -125,22 +126,37 @@ struct Thin<'a, B> {
     out: Output<'a>,
 }
 
-/// The job for `M` rows of `x`, taking `N` rows of `w` at a time.
-struct Sized<J, const M: usize, const N: usize>(J);
+/// The job for `M` rows of `x`.
+struct Sized<J, const M: usize>(J);
 
-impl<B: Block, const M: usize, const N: usize> Kernel for Sized<Thin<'_, B>, M, N> {
+impl<B: Block, const M: usize> Kernel for Sized<Thin<'_, B>, M> {
     type Out = ();
 
+    /// Takes several rows of `w` at a time, so that there are sums enough to hide how long one addition takes, but no more
+    /// than stay in registers.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Thin { x, w, stride, rows, out } = self.0;
+        match (S::WIDE, M) {
+            (true, 1..=4) => self.0.take::<S, M, 4>(s),
+            (false, 1) => self.0.take::<S, M, 4>(s),
+            (true, _) | (false, 2) => self.0.take::<S, M, 2>(s),
+            _ => self.0.take::<S, M, 1>(s),
+        }
+    }
+}
+
+impl<B: Block> Thin<'_, B> {
+    #[inline(always)]
+    fn take<S: Simd, const M: usize, const N: usize>(self, s: S) {
+        let Self { x, w, stride, rows, out } = self;
         let x = x.panel(0).as_chunks::<M>().0;
         let mut row = rows.start;
         while row < rows.end {
             // The last rows of a range that is no multiple of N are computed again rather than differently.
             let count = (rows.end - row).min(N);
             let strips: [&[B]; N] = std::array::from_fn(|i| &w[(row + i.min(count - 1)) * stride..][..stride]);
-            let sums = thin_dots::<S, B, M, N>(s, x, strips);
+            let next = w.get((row + count) * stride..).unwrap_or_default();
+            let sums = thin_dots::<S, B, M, N>(s, x, strips, next);
             for (i, sums) in sums.iter().take(count).enumerate() {
                 for (m, sum) in sums.iter().enumerate() {
                     out.set(m, row + i, s.sum(*sum));
@@ -156,19 +172,32 @@ fn thin_dots<S: Simd, B: Block, const M: usize, const N: usize>(
     s: S,
     x: &[[[f32; 16]; M]],
     rows: [&[B]; N],
+    next: &[B],
 ) -> [[S::V; M]; N] {
     let mut sums = [[s.splat(0.0); M]; N];
     let blocks = rows[0].len();
-    let x = &x[..blocks * B::STEPS];
-    let rows: [&[B]; N] = rows.map(|row| &row[..blocks]);
-    for (i, x) in x.chunks_exact(B::STEPS).enumerate() {
+    for (i, x) in x[..blocks * B::STEPS].chunks_exact(B::STEPS).enumerate() {
+        // Plain loops: what is called through the standard library's `from_fn` may not be compiled for `S`.
+        let mut here = [&rows[0][i]; N];
+        for n in 1..N {
+            here[n] = &rows[n][i];
+        }
+        let mut scales = [here[0].scales(s); N];
+        for n in 1..N {
+            scales[n] = here[n].scales(s);
+        }
         for n in 0..N {
-            let block = &rows[n][i];
-            let scales = block.scales(s);
-            for step in 0..B::STEPS {
-                let weights = block.weights(s, &scales, step);
-                for m in 0..M {
-                    sums[n][m] = s.fma(weights, s.load(&x[step][m]), sums[n][m]);
+            for line in 0..size_of::<B>().div_ceil(LINE) {
+                s.prefetch(next, (n * blocks + i) * size_of::<B>() + line * LINE);
+            }
+        }
+        for (run, x) in x.chunks_exact(B::RUN).enumerate() {
+            for n in 0..N {
+                for step in 0..B::RUN {
+                    let weights = here[n].weights(s, &scales[n], run * B::RUN + step);
+                    for m in 0..M {
+                        sums[n][m] = s.fma(weights, s.load(&x[step][m]), sums[n][m]);
+                    }
                 }
             }
         }
@@ -275,4 +304,99 @@ pub(crate) fn widen_row<B: Block>(row: &[B], out: &mut [f32]) {
         }
     }
     dispatch(Widen(row, out));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            block::{F32x16, Q4k, Q8},
+            simd::on_each,
+        },
+        *,
+    };
+
+    /// The same product by both kernels, as bits.
+    #[derive(Clone)]
+    struct Both<'a, B> {
+        x: &'a [f32],
+        cols: usize,
+        w: &'a [B],
+        stride: usize,
+    }
+
+    impl<B: Block> Kernel for Both<'_, B> {
+        type Out = [Vec<f32>; 2];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> [Vec<f32>; 2] {
+            let Self { x, cols, w, stride } = self;
+            let (m, n) = (x.len() / cols, w.len() / stride);
+            let mut outs = [vec![0f32; m * n], vec![0f32; m * n]];
+            let [thin, tiled] = &mut outs;
+            let values = pool::shared(thin);
+            let panels = Panels::new(x, cols, stride * B::STEPS, m);
+            let out = Output { values, width: n, bias: None };
+            let job = Thin { x: &panels, w, stride, rows: 0..n, out };
+            match m {
+                1 => Sized::<_, 1>(job).run(s),
+                2 => Sized::<_, 2>(job).run(s),
+                3 => Sized::<_, 3>(job).run(s),
+                5 => Sized::<_, 5>(job).run(s),
+                _ => Sized::<_, 8>(job).run(s),
+            }
+            let values = pool::shared(tiled);
+            let x = Panels::new(x, cols, stride * B::STEPS, PANEL);
+            let out = Output { values, width: n, bias: None };
+            Tiled { x: &x, panels: 0..m.div_ceil(PANEL), w, stride, rows: 0..n, out }.run(s);
+            outs
+        }
+    }
+
+    fn noise(count: usize, seed: u32) -> Vec<f32> {
+        let number = |i: u32| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 9) as f32 / (1 << 22) as f32 - 1.0;
+        (0..count as u32).map(number).collect()
+    }
+
+    fn agree<B: Block>(spoil: fn(&mut [f32])) {
+        let width = 16 * B::STEPS;
+        for (m, n, blocks) in [(1, 1, 1), (2, 4, 2), (3, 7, 1), (5, 6, 3), (8, 9, 2)] {
+            let cols = width * blocks;
+            let mut values = noise(n * cols, 1);
+            let mut x = noise(m * cols, 7);
+            spoil(&mut values);
+            spoil(&mut x);
+            let w: Vec<B> = values.chunks(width).map(B::pack).collect();
+            let mut plain = vec![0f32; n * cols];
+            w.chunks(blocks).zip(plain.chunks_mut(cols)).for_each(|(row, out)| widen_row(row, out));
+            for [thin, tiled] in on_each(&Both { x: &x, cols, w: &w, stride: blocks }) {
+                for (i, (a, b)) in thin.iter().zip(&tiled).enumerate() {
+                    assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "{m} x {n}: {a} and {b}");
+                    let (x, w) = (&x[i / n * cols..][..cols], &plain[i % n * cols..][..cols]);
+                    let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let (exact, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+                    let close = (f64::from(*a) - exact).abs() <= 1e-6 * size + 1e-30;
+                    assert!(close || !size.is_finite() && !a.is_finite(), "{m} x {n}: {a}, exactly {exact}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_agree_to_the_bit_on_every_instruction_set() {
+        let spoils: [fn(&mut [f32]); 5] = [
+            |_| {},
+            |values| values.fill(0.0),
+            |values| values[3] = f32::NAN,
+            |values| values[5] = f32::INFINITY,
+            |values| values.iter_mut().step_by(3).for_each(|x| *x *= 1e-30),
+        ];
+        for spoil in spoils {
+            agree::<F32x16>(spoil);
+            agree::<[half::bf16; 16]>(spoil);
+            agree::<[half::f16; 16]>(spoil);
+            agree::<Q8>(spoil);
+            agree::<Q4k>(spoil);
+        }
+    }
 }

@@ -32,10 +32,14 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, x: &[bf16; 16]) -> Self::V;
     fn load_f16(self, x: &[f16; 16]) -> Self::V;
     fn load_i8(self, x: &[i8; 16]) -> Self::V;
-    /// One half-precision number.
-    fn widen(self, x: f16) -> f32;
-    /// Bits `shift .. shift + 4` of each byte.
-    fn load_nibbles(self, x: &[u8; 16], shift: u32) -> Self::V;
+    /// Asks for what lies `offset` bytes behind the beginning of `data`, which may be beyond its end.
+    fn prefetch<T>(self, data: &[T], offset: usize);
+    /// One half-precision number in every lane.
+    fn splat_f16(self, x: f16) -> Self::V;
+    /// Sixteen bytes, the lowest of `low` first.
+    fn bytes(self, low: u64, high: u64) -> Self::V;
+    /// `n * scale + offset` of the number `n` in bits `shift .. shift + 4` of each byte.
+    fn load_levels(self, x: &[u8; 16], shift: u32, scale: f32, offset: f32) -> Self::V;
     /// `a * b + c`, rounded once where the processor can.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -155,13 +159,22 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn widen(self, x: f16) -> f32 {
-        x.to_f32()
+    fn prefetch<T>(self, _: &[T], _: usize) {}
+
+    #[inline(always)]
+    fn splat_f16(self, x: f16) -> Self::V {
+        [x.to_f32(); 16]
     }
 
     #[inline(always)]
-    fn load_nibbles(self, x: &[u8; 16], shift: u32) -> Self::V {
-        x.map(|x| f32::from((x >> shift) & 15))
+    fn bytes(self, low: u64, high: u64) -> Self::V {
+        std::array::from_fn(|l| f32::from((if l < 8 { low } else { high } >> (l % 8 * 8)) as u8))
+    }
+
+    #[inline(always)]
+    fn load_levels(self, x: &[u8; 16], shift: u32, scale: f32, offset: f32) -> Self::V {
+        let numbers = x.map(|x| f32::from((x >> shift) & 15));
+        self.fma(numbers, self.splat(scale), self.splat(offset))
     }
 
     #[inline(always)]
@@ -305,16 +318,30 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn widen(self, x: f16) -> f32 {
-            v!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x.to_bits())))))
+        fn prefetch<T>(self, data: &[T], offset: usize) {
+            // A hint: no address is wrong.
+            v!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().cast::<i8>().wrapping_add(offset)))
         }
 
         #[inline(always)]
-        fn load_nibbles(self, x: &[u8; 16], shift: u32) -> __m512 {
+        fn splat_f16(self, x: f16) -> __m512 {
+            v!(_mm512_cvtph_ps(_mm256_set1_epi16(x.to_bits() as i16)))
+        }
+
+        #[inline(always)]
+        fn bytes(self, low: u64, high: u64) -> __m512 {
+            v!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_set_epi64x(high as i64, low as i64))))
+        }
+
+        #[inline(always)]
+        fn load_levels(self, x: &[u8; 16], shift: u32, scale: f32, offset: f32) -> __m512 {
+            // A table of all sixteen levels; looking up takes the low four bits of an index and ignores the others, so that
+            // turning the bits is enough.
+            let numbers = self.load(&std::array::from_fn(|n| n as f32));
+            let levels = self.fma(numbers, self.splat(scale), self.splat(offset));
             v!({
                 let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-                let moved = _mm512_srlv_epi32(wide, _mm512_set1_epi32(shift as i32));
-                _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(15)))
+                _mm512_permutexvar_ps(_mm512_rorv_epi32(wide, _mm512_set1_epi32(shift as i32)), levels)
             })
         }
 
@@ -440,13 +467,30 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn widen(self, x: f16) -> f32 {
-            v!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x.to_bits())))))
+        fn prefetch<T>(self, data: &[T], offset: usize) {
+            // A hint: no address is wrong.
+            v!(_mm_prefetch::<_MM_HINT_T0>(data.as_ptr().cast::<i8>().wrapping_add(offset)))
         }
 
         #[inline(always)]
-        fn load_nibbles(self, x: &[u8; 16], shift: u32) -> Pair {
+        fn splat_f16(self, x: f16) -> Pair {
             v!({
+                let x = _mm256_cvtph_ps(_mm_set1_epi16(x.to_bits() as i16));
+                (x, x)
+            })
+        }
+
+        #[inline(always)]
+        fn bytes(self, low: u64, high: u64) -> Pair {
+            v!((
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(low as i64))),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(high as i64))),
+            ))
+        }
+
+        #[inline(always)]
+        fn load_levels(self, x: &[u8; 16], shift: u32, scale: f32, offset: f32) -> Pair {
+            let numbers = v!({
                 let x = _mm_loadu_si128(x.as_ptr().cast());
                 let moved = _mm_srl_epi16(x, _mm_cvtsi32_si128(shift as i32));
                 let x = _mm_and_si128(moved, _mm_set1_epi8(15));
@@ -454,7 +498,8 @@ mod x86 {
                     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)),
                     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x))),
                 )
-            })
+            });
+            self.fma(numbers, self.splat(scale), self.splat(offset))
         }
 
         #[inline(always)]
