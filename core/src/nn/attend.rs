@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{
     activation::exp,
+    attend_tile::{TILE, Tile},
     block::{Block, F32x16},
     pool,
     simd::{Kernel, Simd, dispatch},
 };
 
 /// Queries worked on together, so that each key and value is read once for all of them.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 
 /// Which keys are hidden.
 #[derive(Clone, Copy)]
@@ -54,11 +55,20 @@ impl<B: Block> Attend<'_, B> {
     /// Fills `out [batch, time, heads * head_dim]`.
     pub(super) fn run(self, out: &mut [f32]) {
         let Sizes { batch, heads, head_dim, count, time, .. } = self.sizes;
-        let (out, groups) = (pool::shared(out), time.div_ceil(GROUP));
+        let out = pool::shared(out);
+        // A tile costs the same however few queries it holds, so a small rest goes by groups.
+        let tiles = time / TILE + usize::from(time % TILE > 2 * GROUP);
+        let rest = time - time.min(tiles * TILE);
+        let parts = tiles + rest.div_ceil(GROUP);
         let cost = count * head_dim * 2 * time.min(GROUP);
-        pool::ranges(batch * heads * groups, 1, cost, |parts| {
-            for part in parts {
-                let (head, first) = (part / groups, part % groups * GROUP);
+        pool::ranges(batch * heads * parts, 1, cost, |range| {
+            for part in range {
+                let (head, part) = (part / parts, part % parts);
+                if part < tiles {
+                    dispatch(Tile { call: self, head, first: part * TILE, out });
+                    continue;
+                }
+                let first = time - rest + (part - tiles) * GROUP;
                 match time - first {
                     1 => dispatch(One::<B, 1> { call: self, head, first, out }),
                     2 => dispatch(One::<B, 2> { call: self, head, first, out }),
@@ -68,14 +78,70 @@ impl<B: Block> Attend<'_, B> {
             }
         });
     }
+
+    /// Number of keys up to the last that query `query` sees.
+    #[inline(always)]
+    pub(super) fn seen(&self, query: usize) -> usize {
+        let Sizes { count, time, .. } = self.sizes;
+        match self.hidden {
+            Hidden::Future => (count + query + 1).saturating_sub(time).min(count),
+            _ => count,
+        }
+    }
+
+    /// The first `seen` keys and values of a head (counted over the batch).
+    #[inline(always)]
+    pub(super) fn rows(&self, head: usize, seen: usize) -> (&[B], &[B]) {
+        let steps = self.sizes.head_dim.div_ceil(16);
+        let begin = head * self.sizes.capacity * steps;
+        (&self.keys[begin..begin + seen * steps], &self.values[begin..begin + seen * steps])
+    }
+
+    /// Where a query and its result begin.
+    #[inline(always)]
+    fn at(&self, head: usize, query: usize) -> usize {
+        let Sizes { heads, head_dim, time, .. } = self.sizes;
+        ((head / heads * time + query) * heads + head % heads) * head_dim
+    }
+
+    /// One query.
+    #[inline(always)]
+    pub(super) fn query(&self, head: usize, query: usize) -> &[f32] {
+        &self.queries[self.at(head, query)..][..self.sizes.head_dim]
+    }
+
+    /// Divides by the totals and stores `C` times sixteen columns from `step` of the results of `sums.len()` queries.
+    #[inline(always)]
+    pub(super) fn write<S: Simd, const C: usize>(
+        &self,
+        s: S,
+        (head, first): (usize, usize),
+        sums: &[[S::V; C]],
+        step: usize,
+        totals: &[f32],
+        out: &[AtomicU32],
+    ) {
+        let head_dim = self.sizes.head_dim;
+        for (q, sums) in sums.iter().enumerate() {
+            let out = &out[self.at(head, first + q)..][..head_dim];
+            for c in 0..C {
+                let begin = (step + c) * 16;
+                let mut sixteen: F32x16 = [0.0; 16];
+                s.store(sums[c], &mut sixteen);
+                for (to, x) in out[begin..head_dim.min(begin + 16)].iter().zip(sixteen) {
+                    to.store((x / totals[q]).to_bits(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
 }
 
 /// `Q` queries from `first` of one head of one batch element (`head` counts over both).
-struct One<'a, B, const Q: usize> {
-    call: Attend<'a, B>,
-    head: usize,
-    first: usize,
-    out: &'a [AtomicU32],
+pub(super) struct One<'a, B, const Q: usize> {
+    pub call: Attend<'a, B>,
+    pub head: usize,
+    pub first: usize,
+    pub out: &'a [AtomicU32],
 }
 
 impl<B: Block, const Q: usize> Kernel for One<'_, B, Q> {
@@ -84,26 +150,20 @@ impl<B: Block, const Q: usize> Kernel for One<'_, B, Q> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { call, head, first, out } = self;
-        let Sizes { heads, head_dim, capacity, count, time, .. } = call.sizes;
+        let Sizes { heads, head_dim, count, time, .. } = call.sizes;
         let steps = head_dim.div_ceil(16);
-        let (element, own) = (head / heads, head % heads);
-        let at = |q: usize| ((element * time + first + q) * heads + own) * head_dim;
+        let seen = call.seen(first + Q - 1);
+        let (keys, values) = call.rows(head, seen);
 
         let mut queries = vec![[[0f32; 16]; Q]; steps];
         for q in 0..Q {
-            for (step, values) in call.queries[at(q)..at(q) + head_dim].chunks(16).enumerate() {
+            for (step, values) in call.query(head, first + q).chunks(16).enumerate() {
                 queries[step][q][..values.len()].copy_from_slice(values);
             }
         }
-        let rows = |all: &'_ [B]| -> std::ops::Range<usize> {
-            let begin = head * capacity * steps;
-            debug_assert!(begin + count * steps <= all.len());
-            begin..begin + count * steps
-        };
-        let (keys, values) = (&call.keys[rows(call.keys)], &call.values[rows(call.values)]);
 
         // Scores, one padded row for each query; what lies beyond the row weighs nothing.
-        let width = count.next_multiple_of(16);
+        let width = seen.next_multiple_of(16);
         let mut scores = vec![f32::NEG_INFINITY; Q * width];
         for (j, key) in keys.chunks_exact(steps).enumerate() {
             let mut sums = [s.splat(0.0); Q];
@@ -127,12 +187,10 @@ impl<B: Block, const Q: usize> Kernel for One<'_, B, Q> {
             }
             match call.hidden {
                 Hidden::Nothing => {}
-                Hidden::Future => {
-                    row[(count + first + q + 1).saturating_sub(time).min(count)..].fill(f32::NEG_INFINITY)
-                }
+                Hidden::Future => row[call.seen(first + q)..].fill(f32::NEG_INFINITY),
                 // Adding the lowest finite number makes a fully hidden row uniform instead of NaN.
                 Hidden::Unseen(seen) => {
-                    for (x, seen) in row.iter_mut().zip(&seen[element * count..(element + 1) * count]) {
+                    for (x, seen) in row.iter_mut().zip(&seen[head / heads * count..][..count]) {
                         *x = (*x + (seen - 1.0) * f32::MAX).max(f32::MIN);
                     }
                 }
@@ -143,39 +201,13 @@ impl<B: Block, const Q: usize> Kernel for One<'_, B, Q> {
         let mut step = 0;
         while step < steps {
             if steps - step >= 4 {
-                let sums = weighted::<S, B, Q, 4>(s, values, steps, step, &scores, width);
-                self.write(s, &sums, step, &totals, at, out);
+                let sums = weighted::<S, B, Q, 4>(s, values, steps, step, &scores, (width, 1));
+                call.write(s, (head, first), &sums, step, &totals, out);
                 step += 4;
             } else {
-                let sums = weighted::<S, B, Q, 1>(s, values, steps, step, &scores, width);
-                self.write(s, &sums, step, &totals, at, out);
+                let sums = weighted::<S, B, Q, 1>(s, values, steps, step, &scores, (width, 1));
+                call.write(s, (head, first), &sums, step, &totals, out);
                 step += 1;
-            }
-        }
-    }
-}
-
-impl<B: Block, const Q: usize> One<'_, B, Q> {
-    #[inline(always)]
-    fn write<S: Simd, const C: usize>(
-        &self,
-        s: S,
-        sums: &[[S::V; C]; Q],
-        step: usize,
-        totals: &[f32; Q],
-        at: impl Fn(usize) -> usize,
-        out: &[AtomicU32],
-    ) {
-        let head_dim = self.call.sizes.head_dim;
-        for q in 0..Q {
-            for c in 0..C {
-                let begin = (step + c) * 16;
-                let mut sixteen: F32x16 = [0.0; 16];
-                s.store(sums[q][c], &mut sixteen);
-                let to = &out[at(q) + begin..at(q) + head_dim.min(begin + 16)];
-                for (to, x) in to.iter().zip(sixteen) {
-                    to.store((x / totals[q]).to_bits(), Ordering::Relaxed);
-                }
             }
         }
     }
@@ -200,15 +232,15 @@ fn exponentials<S: Simd>(s: S, row: &mut [[f32; 16]]) -> f32 {
     s.sum(total)
 }
 
-/// Sums of `values` weighted by each row of `weights`, for `C` times sixteen columns from `step`.
+/// Sums of `values` for `C` times sixteen columns from `step`; value `j` weighs `weights[q * query + j * key]` for query `q`.
 #[inline(always)]
-fn weighted<S: Simd, B: Block, const Q: usize, const C: usize>(
+pub(super) fn weighted<S: Simd, B: Block, const Q: usize, const C: usize>(
     s: S,
     values: &[B],
     steps: usize,
     step: usize,
     weights: &[f32],
-    width: usize,
+    (query, key): (usize, usize),
 ) -> [[S::V; C]; Q] {
     let mut sums = [[s.splat(0.0); C]; Q];
     for (j, value) in values.chunks_exact(steps).enumerate() {
@@ -216,7 +248,7 @@ fn weighted<S: Simd, B: Block, const Q: usize, const C: usize>(
         for (c, value) in value.iter().enumerate() {
             let value = value.weights(s, &value.scales(s), 0);
             for q in 0..Q {
-                sums[q][c] = s.fma(s.splat(weights[q * width + j]), value, sums[q][c]);
+                sums[q][c] = s.fma(s.splat(weights[q * query + j * key]), value, sums[q][c]);
             }
         }
     }

@@ -379,9 +379,14 @@ mod tests {
 
     #[test]
     fn agrees_with_candle_over_shapes_and_masks() {
-        for (batch, heads, head_dim, time, keys) in
-            [(1, 1, 16, 1, 1), (2, 3, 64, 1, 37), (2, 2, 20, 5, 9), (1, 4, 80, 7, 7), (3, 1, 7, 4, 33)]
-        {
+        for (batch, heads, head_dim, time, keys) in [
+            (1, 1, 16, 1, 1),
+            (2, 3, 64, 1, 37),
+            (2, 2, 20, 5, 9),
+            (1, 4, 80, 7, 7),
+            (3, 1, 7, 4, 33),
+            (2, 3, 24, 45, 70),
+        ] {
             let dim = heads * head_dim;
             let (q, k, v) =
                 (noise(&[batch, time, dim], 1), noise(&[batch, keys, dim], 2), noise(&[batch, keys, dim], 3));
@@ -412,20 +417,26 @@ mod tests {
 
     #[test]
     fn step_by_step_is_all_at_once_to_the_bit() {
-        let (q, k, v) = (noise(&[2, 11, 128], 1), noise(&[2, 11, 128], 2), noise(&[2, 11, 128], 3));
-        let cache = || KvCache::new(2, 2, 64, 11, DType::F32, &Device::Cpu).unwrap();
-        let whole = cache().append_attend((&q, &k, &v), 0.1, Mask::Causal).unwrap();
-        for threads in 1..4 {
-            let mut cache = cache();
-            let parts: Vec<_> = [1, 1, 4, 3, 2]
-                .into_iter()
-                .map(|count| {
-                    let part = |xs: &Tensor| xs.narrow(1, cache.len(), count).unwrap();
-                    let (q, k, v) = (part(&q), part(&k), part(&v));
-                    with_threads(threads, || cache.append_attend((&q, &k, &v), 0.1, Mask::Causal).unwrap())
-                })
-                .collect();
-            assert_eq!(bits(&Tensor::cat(&parts, 1).unwrap()), bits(&whole), "{threads} threads");
+        for (parts, dtype) in
+            [(&[1, 1, 4, 3, 2][..], DType::F32), (&[16, 1, 25, 4, 10, 1, 8], DType::F32), (&[33, 1, 1, 30], DType::F16)]
+        {
+            let total = parts.iter().sum();
+            let noise = |seed| noise(&[2, total, 128], seed);
+            let (q, k, v) = (noise(1), noise(2), noise(3));
+            let cache = || KvCache::new(2, 2, 64, total, dtype, &Device::Cpu).unwrap();
+            let whole = cache().append_attend((&q, &k, &v), 0.1, Mask::Causal).unwrap();
+            for threads in 1..4 {
+                let mut cache = cache();
+                let parts: Vec<_> = parts
+                    .iter()
+                    .map(|&count| {
+                        let part = |xs: &Tensor| xs.narrow(1, cache.len(), count).unwrap();
+                        let (q, k, v) = (part(&q), part(&k), part(&v));
+                        with_threads(threads, || cache.append_attend((&q, &k, &v), 0.1, Mask::Causal).unwrap())
+                    })
+                    .collect();
+                assert_eq!(bits(&Tensor::cat(&parts, 1).unwrap()), bits(&whole), "{threads} threads");
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attend;
+mod attend_tile;
 mod attention;
 mod block;
 mod conv;
