@@ -202,7 +202,7 @@ fn load(size: &str, format: WeightFormat, device: &Device) -> anyhow::Result<Row
     let bytes = std::fs::metadata(&path)?.len() as f64;
     let mut row = row(
         format!(
-            "MusicGen {size}, {} tensors of an f32 checkpoint ({:.2} GB) into {format}",
+            "MusicGen {size}, {} tensors of an f32 checkpoint ({:.2} GB) into {format} in {seconds:.2} s, file in the page cache",
             report.applied.len(),
             bytes / 1e9
         ),
