@@ -18,6 +18,7 @@ pub mod config;
 pub mod eval;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod listen;
 pub mod pipeline;
 pub mod registry;
 pub mod train;

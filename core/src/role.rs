@@ -188,6 +188,9 @@ pub struct DecodeOptions {
     pub seed: u64,
     /// Number of the take: another take of one seed is another piece.
     pub take: u32,
+    /// Number of the opening: of one take there are several, to choose from before it is played (see
+    /// [`Decoder::openings`]). 0 is the first.
+    pub opening: u32,
     /// Music to go on from, `[1, channels, samples]` at the decoder's sample rate.
     pub continue_from: Option<Tensor>,
     /// Whether the sink gets the music gone on from as well (as the codec hears it), before the new music.
@@ -208,6 +211,7 @@ impl Default for DecodeOptions {
             sampling: Sampling::default(),
             seed: 0,
             take: 0,
+            opening: 0,
             continue_from: None,
             emit_prompt: false,
             melody: None,
@@ -228,6 +232,15 @@ pub struct DecodeSummary {
     pub cancelled: bool,
 }
 
+/// Several beginnings of one take.
+#[derive(Debug, Clone)]
+pub struct Openings {
+    /// What the text encoder makes of the words: its mean state, `[d_model]`.
+    pub words: Vec<f32>,
+    /// Mono audio of each, at the decoder's sample rate; [`DecodeOptions::opening`] is the place in the list.
+    pub audio: Vec<Vec<f32>>,
+}
+
 /// Conditioning to audio.
 pub trait Decoder: Send {
     /// Name, widths and rates.
@@ -244,4 +257,22 @@ pub trait Decoder: Send {
         cancel: &Cancel,
         sink: &mut dyn AudioSink,
     ) -> Result<DecodeSummary>;
+
+    /// The first `duration_s` seconds of `count` openings of a take of words alone, made together; each is what
+    /// [`Decoder::decode`] begins with under its number. `None` where the decoder or the conditioning does not offer it,
+    /// or somebody asked to stop.
+    ///
+    /// # Errors
+    /// An option or the words do not fit this decoder, or the arithmetic fails.
+    fn openings(
+        &mut self,
+        conditioning: &Conditioning,
+        options: &DecodeOptions,
+        count: usize,
+        duration_s: f64,
+        cancel: &Cancel,
+    ) -> Result<Option<Openings>> {
+        let _ = (conditioning, options, count, duration_s, cancel);
+        Ok(None)
+    }
 }

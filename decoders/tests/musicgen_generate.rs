@@ -12,7 +12,7 @@ use musaic_core::{
     role::{AudioSink, Cancel, Conditioning, DecodeOptions, Decoder, Sampling},
 };
 use musaic_decoders::musicgen::{
-    Conditioned, Generation, GenerationConfig, Musicgen, Plan, delay::Codes, guide_halves,
+    Conditioned, Generation, GenerationConfig, Musicgen, Plan, delay::Codes, guide_halves, philox::Piece,
 };
 use musicgen_common::golden;
 
@@ -36,6 +36,10 @@ fn rows(conditioned: &Conditioned, at: usize) -> Conditioned {
     let Conditioned::Cross { states, mask } = conditioned else { panic!("a prefix") };
     let mask = mask.as_ref().map(|mask| mask.narrow(0, at, 1).unwrap());
     Conditioned::Cross { states: states.narrow(0, at, 1).unwrap(), mask }
+}
+
+fn take(take: u32) -> Piece {
+    Piece { take, opening: 0 }
 }
 
 fn plan(frames: usize) -> Plan {
@@ -93,15 +97,15 @@ fn a_batch_is_its_singles_and_takes_count_on() {
     let model = &*MONO;
     let conditioned = conditioned(model, 2);
     for guidance_scale in [1.0, 3.0] {
-        let both = run(model, &conditioned, Plan { guidance_scale, take: 5, ..plan(25) });
+        let both = run(model, &conditioned, Plan { guidance_scale, first: take(5), ..plan(25) });
         for at in 0..2 {
             let take = 5 + at as u32;
             let single = run(model, &rows(&conditioned, at), Plan { guidance_scale, take, ..plan(25) });
             assert_eq!(single.ids, both.ids[at * 100..(at + 1) * 100], "guidance {guidance_scale}, piece {at}");
         }
     }
-    let again = run(model, &rows(&conditioned, 0), Plan { take: 6, ..plan(25) });
-    assert_ne!(again.ids, run(model, &rows(&conditioned, 0), Plan { take: 5, ..plan(25) }).ids, "another take");
+    let again = run(model, &rows(&conditioned, 0), Plan { first: take(6), ..plan(25) });
+    assert_ne!(again.ids, run(model, &rows(&conditioned, 0), Plan { first: take(5), ..plan(25) }).ids, "another take");
 }
 
 #[test]

@@ -87,12 +87,24 @@ class Workers:
         self.pool = ThreadPoolExecutor(count)
 
     def step(self, loss_of: Callable, shares: list) -> list:
-        """Runs `loss_of(share) -> (loss, extra)` on every share; leaves the mean gradient in `.grad`."""
+        """Runs `loss_of(share) -> (loss, extra)` on every share; leaves the mean gradient in `.grad`.
+
+        `loss_of` may give a third thing, `(loss, parameters)`: a loss that moves these parameters alone.
+        """
+        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
 
         def work(share):
             torch.set_flush_denormal(True)  # a per-thread flag
-            loss, extra = loss_of(share)
-            return torch.autograd.grad(loss / len(shares), self.parameters, allow_unused=True), extra
+            loss, extra, *more = loss_of(share)
+            special = []
+            for other, some in more:
+                special.append((some, torch.autograd.grad(other / len(shares), some, retain_graph=True)))
+            grads = list(torch.autograd.grad(loss / len(shares), self.parameters, allow_unused=True))
+            for some, theirs in special:
+                for parameter, grad in zip(some, theirs):
+                    index = place[id(parameter)]
+                    grads[index] = grad if grads[index] is None else grads[index] + grad
+            return grads, extra
 
         results = list(self.pool.map(work, shares))
         for index, parameter in enumerate(self.parameters):
@@ -121,6 +133,12 @@ def save_atomic(state, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".part")
     torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def save_text(text: str, path: Path) -> None:
+    partial = path.with_suffix(path.suffix + ".part")
+    partial.write_text(text)
     os.replace(partial, path)
 
 

@@ -106,6 +106,17 @@ class LanguageModel(nn.Module):
             if name in ours and ".encoder_attn." not in name:
                 ours[name].data.copy_(value)
 
+    def hear_nothing(self) -> None:
+        """Starts the cross attention anew, so that at first it adds nothing."""
+        width = self.decoder.config.hidden_size
+        for layer in self.decoder.model.decoder.layers:
+            cross = layer.encoder_attn
+            for projection in (cross.q_proj, cross.k_proj, cross.v_proj):
+                nn.init.normal_(projection.weight, std=width**-0.5)
+            cross.k_proj.weight.data.mul_(0.5)
+            cross.v_proj.weight.data.mul_(1 / STATE_SCALE)
+            nn.init.zeros_(cross.out_proj.weight)
+
     def condition(self, ids: torch.Tensor, mask: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """Projected text states `[batch, length, hidden]`, zero at padding and, where `keep` is 0, everywhere.
 
@@ -164,6 +175,18 @@ def delay(codes: torch.Tensor, start: int = START) -> tuple[torch.Tensor, torch.
     targets = columns[..., 1:].clone()
     targets[targets == start] = -100
     return columns[..., :-1], targets
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each code, `[codebooks, batch, steps]`; 0 where the delay pattern holds none."""
+    return torch.stack(
+        [
+            F.cross_entropy(
+                logits[k].flatten(0, 1).float(), targets[:, k].flatten(), ignore_index=-100, reduction="none"
+            ).view(targets.shape[0], targets.shape[2])
+            for k in range(logits.shape[0])
+        ]
+    )
 
 
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,16 @@
 //! `musaic eval`: does a model follow its prompts, judged by detectors that were checked first.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    ops::Range,
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 use clap::{Args as ClapArgs, Subcommand};
 use musaic_core::{
-    Result,
+    Error, Result,
     media::{Audio, resample},
     role::{Conditioning, DecodeOptions, Sampling},
 };
@@ -14,17 +20,18 @@ use super::{options::ModelOptions, print, print_json, say};
 use crate::{
     config::RunConfig,
     eval::{
+        CLIP_S,
         codec::{Reconstruction, log_mel_db, si_sdr_db},
-        detect::{Detectors, Features, RATE_HZ, Verdict},
         fit::{Measured, fit},
         joins::{Joins, slides},
-        model::{Clip, Maker, Part, load},
+        model::{Clip, Loaded, Maker, Part, load},
         pieces::{Piece, pieces},
         prompts::{ATTRIBUTES, prompts},
         repeats::Runs,
         score::{Report, Scored, score},
         validate::{Tally, Validation, validate},
     },
+    listen::{Detectors, Features, RATE_HZ, Verdict},
 };
 
 /// Arguments of `musaic eval`.
@@ -38,8 +45,8 @@ pub struct Args {
 enum Step {
     /// How well the codec gives back held-out pieces
     Codec(Common),
-    /// Train the detectors on the first and last 10 s of training pieces through the codec; the result goes to stdout
-    Fit(Common),
+    /// Train detectors on the first and last 10 s of training pieces through the codec; the result goes to stdout
+    Fit(Fit),
     /// How often the detectors are right on held-out pieces through the codec
     Detectors(Common),
     /// Generate from prompts, judge the clips, compare with the controls
@@ -70,6 +77,18 @@ struct Common {
 }
 
 #[derive(Debug, ClapArgs)]
+struct Fit {
+    #[command(flatten)]
+    common: Common,
+    /// Training pieces left out before those that are used
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
+    /// Length of the clips that are heard, 10 at most
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+}
+
+#[derive(Debug, ClapArgs)]
 struct Nano {
     #[command(flatten)]
     common: Common,
@@ -79,6 +98,9 @@ struct Nano {
     /// Training pieces among which repeated runs of codes are looked for
     #[arg(long, default_value_t = 2000)]
     training: usize,
+    /// Openings each clip is chosen from [default: as `musaic generate`]
+    #[arg(long, value_name = "N")]
+    openings: Option<u32>,
     /// Attributes, by default all
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ATTRIBUTES)]
     attributes: Vec<String>,
@@ -117,16 +139,7 @@ const LONG_PROMPTS: [&str; 5] = [
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.step {
         Step::Codec(common) => codec(&common),
-        Step::Fit(common) => {
-            let (maker, _) = common.maker()?;
-            let measure = |piece, clip: Clip| Measured { features: Features::of(&clip.samples), piece };
-            let mut all = Vec::new();
-            for part in [Part::First, Part::Last] {
-                all.extend(common.clips(&maker, "train", common.pieces, part, measure)?);
-            }
-            say(&format!("training on {} clips", all.len()));
-            print(&format!("{}\n", serde_json::to_string(&fit(&all)?)?))
-        }
+        Step::Fit(fit) => fit.run(),
         Step::Detectors(common) => {
             let (maker, _) = common.maker()?;
             let judged = common.judged(&maker, &common.judges()?)?;
@@ -147,30 +160,44 @@ impl Common {
     /// The model, with its clips in a folder named after its weights, and their hash.
     fn maker(&self) -> anyhow::Result<(Maker, String)> {
         let config = self.model.layers()?.finish()?;
-        let (model, sha256) = load(&config.model, config.format()?)?;
+        let Loaded { model, ranker, sha256 } = load(&config.model, config.format()?)?;
         let out = self.out.clone().unwrap_or_else(|| self.corpus.join("eval"));
-        Ok((Maker::new(model, out.join(&sha256[..12])), sha256))
+        Ok((Maker::new(model, ranker, out.join(&sha256[..12])), sha256))
     }
 
-    /// What `take` makes of each piece and its clip.
-    fn clips<T>(
+    /// What `take` makes of each piece and its clip; one thread a core, each with clips of its own.
+    fn clips<T: Send>(
         &self,
         maker: &Maker,
         split: &str,
-        count: usize,
+        range: Range<usize>,
         part: Part,
-        take: impl Fn(Piece, Clip) -> T,
+        take: impl Fn(Piece, Clip) -> T + Sync,
     ) -> Result<Vec<T>> {
-        let all = pieces(&self.corpus, split, count)?;
-        let total = all.len();
-        let clip = |(i, piece): (usize, Piece)| {
-            if i % 100 == 99 {
-                say(&format!("{split}: {} of {total} pieces through the codec", i + 1));
-            }
+        let all = pieces(&self.corpus, split, range.end)?;
+        let all = all.get(range.start.min(all.len())..).unwrap_or_default();
+        let (total, done) = (all.len(), AtomicUsize::new(0));
+        let clip = |piece: &Piece| {
             let clip = maker.through_codec(split, &self.corpus.join(&piece.file), piece.id, part)?;
-            Ok(take(piece, clip))
+            let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if count.is_multiple_of(200) {
+                say(&format!("{split}: {count} of {total} pieces through the codec"));
+            }
+            Ok(take(piece.clone(), clip))
         };
-        all.into_iter().enumerate().map(clip).collect()
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let workers: Vec<_> = all
+                .chunks(total.div_ceil(threads).max(1))
+                .map(|share| scope.spawn(|| share.iter().map(clip).collect::<Result<Vec<T>>>()))
+                .collect();
+            let mut out = Vec::with_capacity(total);
+            for worker in workers {
+                let part = worker.join().map_err(|_| Error::argument("worker", "a panic", "clips"))?;
+                out.extend(part?);
+            }
+            Ok(out)
+        })
     }
 
     fn judges(&self) -> Result<Detectors> {
@@ -189,7 +216,7 @@ impl Common {
     /// The test pieces under the detectors.
     fn judged(&self, maker: &Maker, judges: &Detectors) -> Result<Vec<Judged>> {
         say(&format!("detectors: {}", judges.about()));
-        self.clips(maker, "test", self.pieces, Part::Middle, |piece, clip| Judged {
+        self.clips(maker, "test", 0..self.pieces, Part::Middle, |piece, clip| Judged {
             verdict: judges.judge(&Features::of(&clip.samples)),
             piece,
             codes: clip.codes,
@@ -213,17 +240,42 @@ fn codec(common: &Common) -> anyhow::Result<()> {
     })
 }
 
+impl Fit {
+    fn run(&self) -> anyhow::Result<()> {
+        let common = &self.common;
+        let (maker, _) = common.maker()?;
+        let length = (self.seconds * f64::from(RATE_HZ)) as usize;
+        if !(1.0..=CLIP_S as f64).contains(&self.seconds) {
+            let expected = format!("1 to {CLIP_S}");
+            return Err(Error::argument("seconds", self.seconds.to_string(), expected).into());
+        }
+        let measure = |piece: Piece, clip: Clip| -> Vec<Measured> {
+            let parts = clip.samples.chunks_exact(length);
+            parts.map(|part| Measured { features: Features::of(part), piece: piece.clone() }).collect()
+        };
+        let mut all = Vec::new();
+        for part in [Part::First, Part::Last] {
+            all.extend(common.clips(&maker, "train", self.skip..self.skip + common.pieces, part, measure)?);
+        }
+        let all: Vec<Measured> = all.into_iter().flatten().collect();
+        say(&format!("training on {} clips", all.len()));
+        print(&format!("{}\n", serde_json::to_string(&fit(&all)?)?))
+    }
+}
+
 impl Nano {
     fn run(&self) -> anyhow::Result<()> {
         let common = &self.common;
-        let options = defaults(&common.model.layers()?.finish()?);
-        let (maker, _) = common.maker()?;
+        let config = common.model.layers()?.finish()?;
+        let options = defaults(&config);
+        let count = self.openings.unwrap_or(config.generate.openings);
+        let (mut maker, _) = common.maker()?;
 
         let judges = common.judges()?;
         let real = common.judged(&maker, &judges)?;
         let validation = validate(real.iter().map(|j| (&j.piece, &j.verdict)));
         let test: Vec<Piece> = real.iter().map(|j| j.piece.clone()).collect();
-        let training = common.clips(&maker, "train", self.training, Part::First, |_, clip| clip.codes)?;
+        let training = common.clips(&maker, "train", 0..self.training, Part::First, |_, clip| clip.codes)?;
         let runs = Runs::new(training.iter().map(Vec::as_slice));
 
         let (mut scores, mut verdicts, mut codes) = (Vec::new(), Vec::new(), Vec::new());
@@ -237,8 +289,8 @@ impl Nano {
                     say(&format!("{attribute}: {} prompts", i + 1));
                 }
                 // The name tells prompt from prompt; a pair has one seed.
-                let name = format!("{attribute}-{i:04}-{:016x}", fingerprint(&prompt.text));
-                let clip = maker.generate(&name, &prompt.text, 1 + prompt.pair, &options)?;
+                let name = format!("{attribute}-{i:04}-{:016x}-of-{count}", fingerprint(&prompt.text));
+                let clip = maker.generate(&name, &prompt.text, 1 + prompt.pair, &options, count)?;
                 let verdict = judges.judge(&Features::of(&clip.samples));
                 verdicts.push(verdict.clone());
                 codes.push(clip.codes);
@@ -268,7 +320,7 @@ fn defaults(config: &RunConfig) -> DecodeOptions {
 impl Long {
     fn run(&self) -> anyhow::Result<()> {
         let config = self.model.layers()?.finish()?;
-        let (model, _) = load(&config.model, config.format()?)?;
+        let Loaded { model, .. } = load(&config.model, config.format()?)?;
         let options = defaults(&config);
         let rate = model.codec().config().sampling_rate as u32;
         let frame_rate = model.codec().config().frame_rate();

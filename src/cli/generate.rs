@@ -49,6 +49,9 @@ pub struct Args {
     /// Pieces to make [default: 1]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
     takes: Option<u32>,
+    /// Openings to choose from by the words, 1 for no choice; models with a ranker, such as nano [default: 4]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
+    openings: Option<u32>,
     /// Go on from this track; the file gets the old part and the new
     #[arg(long, value_name = "FILE")]
     continue_from: Option<PathBuf>,
@@ -105,6 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     layers.flag("generate.top_k", args.top_k.map(i64::from));
     layers.flag("generate.top_p", args.top_p);
     layers.flag("generate.takes", args.takes.map(i64::from));
+    layers.flag("generate.openings", args.openings.map(i64::from));
     let mut config = layers.finish()?;
     if config.reference {
         // The reference generates as the model's own file says, unless told otherwise.

@@ -115,6 +115,7 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
             top_k: request.top_k,
             top_p: request.top_p,
             takes: request.take + 1,
+            openings: request.openings,
         },
     };
     // One file a take up to this one; only this one is made.

@@ -44,6 +44,9 @@ pub struct GenerateConfig {
     pub top_p: f64,
     /// Pieces made from one prompt, 1 to 100.
     pub takes: u32,
+    /// Openings of each take among which the one that suits the words best is chosen, 1 (no choice) to 16. Only models
+    /// with a `ranker.json` choose.
+    pub openings: u32,
 }
 
 impl Default for RunConfig {
@@ -61,7 +64,7 @@ impl Default for RunConfig {
 
 impl Default for GenerateConfig {
     fn default() -> Self {
-        Self { seconds: 10.0, guidance: 3.0, temperature: 1.0, top_k: 250, top_p: 1.0, takes: 1 }
+        Self { seconds: 10.0, guidance: 3.0, temperature: 1.0, top_k: 250, top_p: 1.0, takes: 1, openings: 4 }
     }
 }
 
@@ -100,6 +103,7 @@ impl RunConfig {
         check(within(g.temperature, 0.0, 5.0), "temperature", g.temperature.to_string(), "0 to 5");
         check(within(g.top_p, f64::MIN_POSITIVE, 1.0), "top_p", g.top_p.to_string(), "above 0, at most 1");
         check((1..=100).contains(&g.takes), "takes", g.takes.to_string(), "1 to 100");
+        check((1..=16).contains(&g.openings), "openings", g.openings.to_string(), "1 to 16");
         check(
             ["auto", "f32", "bf16", "f16"].contains(&self.dtype.as_str()),
             "dtype",

@@ -3,7 +3,7 @@
 use musaic_core::media::measure::spectra;
 use serde::Serialize;
 
-use super::detect::{RATE_HZ, mel_levels};
+use crate::listen::{RATE_HZ, mel_levels};
 
 /// Reconstruction of one or several pieces.
 #[derive(Debug, Clone, Serialize)]

@@ -2,13 +2,11 @@
 
 use musaic_core::Result;
 
-use super::{
-    detect::{
-        Detectors, FAMILIES, Features, Stored,
-        net::{Example, Net, Norm, Training},
-        tempo,
-    },
-    pieces::Piece,
+use super::pieces::Piece;
+use crate::listen::{
+    Detectors, FAMILIES, Features, Stored,
+    net::{Example, Net, Norm, Training},
+    tempo,
 };
 
 /// A piece with what was measured of it.

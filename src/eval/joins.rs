@@ -12,7 +12,8 @@ use musaic_core::media::{
 };
 use serde::Serialize;
 
-use super::{detect::RATE_HZ, validate::Tally};
+use super::validate::Tally;
+use crate::listen::RATE_HZ;
 
 /// A step that is never called a fault, in dB.
 const SMALL_STEP_DB: f64 = 3.0;

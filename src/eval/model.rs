@@ -9,11 +9,15 @@ use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
     media::{Audio, AudioWriter, Limits, WriteOptions, read_audio, resample},
-    role::{Conditioning, DecodeOptions},
+    role::{Cancel, Conditioning, DecodeOptions},
 };
 use musaic_decoders::musicgen::{Musicgen, delay::Codes};
 
-use super::{CLIP_S, detect::RATE_HZ};
+use super::CLIP_S;
+use crate::{
+    listen::{RATE_HZ, Ranker},
+    pipeline::openings::choose,
+};
 
 /// A clip as the codec gives it, and the first codebook of its codes.
 #[derive(Debug, Clone)]
@@ -27,13 +31,14 @@ pub struct Clip {
 /// A loaded model with its folder of clips.
 pub struct Maker {
     model: Musicgen,
+    ranker: Option<Ranker>,
     folder: PathBuf,
 }
 
 impl Maker {
     /// Keeps what `model` makes under `folder`; the name of the weights should be part of it.
-    pub fn new(model: Musicgen, folder: PathBuf) -> Self {
-        Self { model, folder }
+    pub fn new(model: Musicgen, ranker: Option<Ranker>, folder: PathBuf) -> Self {
+        Self { model, ranker, folder }
     }
 
     fn rate(&self) -> u32 {
@@ -88,25 +93,46 @@ impl Maker {
     ///
     /// # Errors
     /// The model refuses the prompt, the arithmetic fails or a file cannot be written.
-    pub fn generate(&self, name: &str, prompt: &str, seed: u64, options: &DecodeOptions) -> Result<Clip> {
+    pub fn generate(
+        &mut self,
+        name: &str,
+        prompt: &str,
+        seed: u64,
+        options: &DecodeOptions,
+        openings: u32,
+    ) -> Result<Clip> {
         let base = self.folder.join("generated").join(name);
         if let Some(clip) = kept(&base)? {
             return Ok(clip);
         }
         let frames = CLIP_S * self.model.codec().config().frame_rate();
-        let options = DecodeOptions { seed, ..options.clone() };
-        let codes = self.model.begin(&Conditioning::Text(prompt.to_owned()), &options, None, frames)?.run()?;
+        let mut options = DecodeOptions { seed, ..options.clone() };
+        let words = Conditioning::Text(prompt.to_owned());
+        if let Some(ranker) = &self.ranker {
+            options.opening = choose(&mut self.model, ranker, &words, &options, openings, &Cancel::default())?;
+        }
+        let codes = self.model.begin(&words, &options, None, frames)?.run()?;
         let clip = self.decode(&codes)?;
         keep(&base, &clip, self.rate())?;
         Ok(clip)
     }
 }
 
+/// A model, what chooses among its openings, and the hash of its weights.
+pub struct Loaded {
+    /// The model.
+    pub model: Musicgen,
+    /// What chooses, if it comes with the model.
+    pub ranker: Option<Ranker>,
+    /// SHA-256 of its weights.
+    pub sha256: String,
+}
+
 /// Loads what the configuration names; a model of more than one channel is refused.
 ///
 /// # Errors
 /// It cannot be loaded.
-pub fn load(name: &str, format: Option<WeightFormat>) -> anyhow::Result<(Musicgen, String)> {
+pub fn load(name: &str, format: Option<WeightFormat>) -> anyhow::Result<Loaded> {
     let store = crate::pipeline::store::Store::open(&crate::pipeline::models::find(name)?)?;
     let format = format.unwrap_or_else(|| store.preferred_format(&Device::Cpu));
     let model = store.load_musicgen(&Device::Cpu, format)?;
@@ -114,7 +140,7 @@ pub fn load(name: &str, format: Option<WeightFormat>) -> anyhow::Result<(Musicge
     if channels != 1 {
         return Err(Error::argument("model", format!("{channels} channels"), "a mono model").into());
     }
-    Ok((model, store.sha256()?))
+    Ok(Loaded { model, ranker: store.ranker()?, sha256: store.sha256()? })
 }
 
 /// Which [`CLIP_S`] seconds of a piece.

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::{
-    detect::{FAMILIES, Verdict, net::Draws, tempo},
     prompts::Prompt,
     repeats::{RUNS, Repeats},
     validate::{Tally, Validation},
 };
+use crate::listen::{FAMILIES, Verdict, net::Draws, tempo};
 
 /// Shuffles of the prompts that the control is averaged over.
 const SHUFFLES: usize = 200;

@@ -2,10 +2,8 @@
 
 use serde::Serialize;
 
-use super::{
-    detect::{FAMILIES, Verdict, net::Draws, tempo},
-    pieces::Piece,
-};
+use super::pieces::Piece;
+use crate::listen::{FAMILIES, Verdict, net::Draws, tempo};
 
 /// A count of right answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]

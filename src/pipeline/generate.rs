@@ -18,7 +18,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    models,
+    models, openings,
     output::Output,
     preflight::{self, Need},
     request::{Input, MadeWith, Request, Stopped},
@@ -26,7 +26,7 @@ use super::{
     speed::Speed,
     store::Store,
 };
-use crate::config::RunConfig;
+use crate::{config::RunConfig, listen::Ranker};
 
 /// Shortest piece worth keeping when the user stops early, in seconds.
 const WORTH_KEEPING_S: f64 = 0.5;
@@ -155,6 +155,7 @@ impl Plan {
         });
         Ok(Session {
             decoder: decoder?,
+            ranker: store.ranker()?,
             device,
             format,
             parameters,
@@ -179,6 +180,7 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 /// A loaded model, ready to play.
 pub struct Session {
     decoder: Box<dyn Decoder>,
+    ranker: Option<Ranker>,
     device: Device,
     format: WeightFormat,
     parameters: u64,
@@ -227,7 +229,7 @@ impl Session {
         let started = Instant::now();
         let spec = self.decoder.spec().clone();
         let mut request = self.request(job, take);
-        let options = self.options(job, take, &spec)?;
+        let mut options = self.options(job, take, &spec)?;
         let conditioning = Conditioning::Text(job.prompt.clone());
 
         let path = match &job.output {
@@ -238,6 +240,10 @@ impl Session {
         let mut sink = TakeSink::new(&spec, writer, job.normalize_lufs, watch)?;
         if let Some(steps) = job.stop_after_steps {
             sink = sink.stop_after(steps, cancel.clone());
+        }
+        if let Some(ranker) = &self.ranker {
+            let count = request.openings;
+            options.opening = openings::choose(&mut *self.decoder, ranker, &conditioning, &options, count, cancel)?;
         }
         let summary = self.decoder.decode(&conditioning, &options, cancel, &mut sink)?;
 
@@ -281,6 +287,7 @@ impl Session {
             temperature: g.temperature,
             top_k: g.top_k,
             top_p: g.top_p,
+            openings: if self.ranker.is_some() { g.openings } else { 1 },
             reference: job.config.reference,
             continue_from: self.inputs.continue_from.as_ref().map(|(input, _)| input.clone()),
             melody: self.inputs.melody.as_ref().map(|(input, _)| input.clone()),

@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub mod models;
+pub mod openings;
 pub mod output;
 pub mod preflight;
 pub mod request;

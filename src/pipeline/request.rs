@@ -30,6 +30,9 @@ pub struct Request {
     pub top_k: usize,
     /// Probability mass sampled among; 1 is all.
     pub top_p: f64,
+    /// Openings it was chosen from.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub openings: u32,
     /// The published reference's behaviour.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reference: bool,
@@ -56,6 +59,15 @@ pub struct Stopped {
     pub steps: usize,
     /// Length of the file in seconds.
     pub seconds: f64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde asks for
+fn is_one(openings: &u32) -> bool {
+    *openings == 1
 }
 
 impl Request {

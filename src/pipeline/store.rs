@@ -14,6 +14,8 @@ use musaic_decoders::{
 };
 use serde_json::Value;
 
+use crate::listen::Ranker;
+
 use super::{
     models::{Found, Place},
     preflight::Need,
@@ -28,6 +30,7 @@ mod nano {
     pub const CONFIG: &[u8] = include_bytes!("../../models/nano/config.json");
     pub const GENERATION_CONFIG: &[u8] = include_bytes!("../../models/nano/generation_config.json");
     pub const TOKENIZER: &[u8] = include_bytes!("../../models/nano/tokenizer.json");
+    pub const RANKER: &[u8] = include_bytes!("../../models/nano/ranker.json");
     pub const WEIGHTS: &[u8] = include_bytes!("../../models/nano/model.safetensors");
 }
 
@@ -142,6 +145,24 @@ impl Store {
             cache_bytes: self.need(seconds).cache_bytes as f64 / 2.0,
             codec_parameters: self.plain_parameters,
             seconds,
+        }
+    }
+
+    /// What chooses among openings, if the model comes with it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub fn ranker(&self) -> Result<Option<Ranker>> {
+        match &self.place {
+            Place::BuiltIn => Ranker::parse(Path::new("built-in ranker.json"), nano::RANKER).map(Some),
+            Place::Folder(folder) => {
+                let path = folder.join("ranker.json");
+                if !path.is_file() {
+                    return Ok(None);
+                }
+                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                Ranker::parse(&path, &bytes).map(Some)
+            }
         }
     }
 

@@ -3,10 +3,10 @@
 use candle_core::{D, DType, Tensor};
 use musaic_core::{
     Error, Result,
-    role::{AudioSink, Cancel, Conditioning, DecodeOptions, DecodeSummary, Decoder, DecoderSpec},
+    role::{AudioSink, Cancel, Conditioning, DecodeOptions, DecodeSummary, Decoder, DecoderSpec, Openings},
 };
 
-use super::{Conditioned, Generation, Musicgen, Plan, codec::Stream, delay::Codes};
+use super::{Conditioned, Generation, Musicgen, Plan, codec::Stream, delay::Codes, philox::Piece};
 
 /// Frames decoded at once: few at first, so that sound comes early, then enough to be efficient.
 const FIRST_BLOCK: usize = 16;
@@ -60,6 +60,50 @@ impl Decoder for Musicgen {
         }
         Ok(DecodeSummary { samples: cut.written, steps, cancelled })
     }
+
+    fn openings(
+        &mut self,
+        conditioning: &Conditioning,
+        options: &DecodeOptions,
+        count: usize,
+        duration_s: f64,
+        cancel: &Cancel,
+    ) -> Result<Option<Openings>> {
+        let Conditioning::Text(text) = conditioning else { return Ok(None) };
+        let own = options.continue_from.is_some() || options.melody.is_some() || options.reference;
+        if own || count == 0 || text.trim().is_empty() || self.spec.channels != 1 {
+            return Ok(None);
+        }
+        self.text_openings(text, options, count, duration_s, cancel)
+    }
+}
+
+impl Musicgen {
+    /// As [`Decoder::openings`], for words alone; all pieces are one batch.
+    fn text_openings(
+        &self,
+        text: &str,
+        options: &DecodeOptions,
+        count: usize,
+        duration_s: f64,
+        cancel: &Cancel,
+    ) -> Result<Option<Openings>> {
+        let (states, mask) = self.encode_text(&vec![text; count])?;
+        let words = states.get(0)?.to_dtype(DType::F32)?.mean(0)?.to_vec1::<f32>()?;
+        let conditioned = self.condition(&states, Some(&mask), None, &mut ())?;
+        let frames = self.samples(duration_s)?.div_ceil(self.codec.config().hop_length());
+        let plan = Plan { openings: true, ..self.plan(options, &conditioned, None, frames)? };
+        let mut generation = Generation::new(&self.lm, &conditioned, plan)?;
+        while !generation.is_done() {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            generation.step(&mut ())?;
+        }
+        let audio = self.waveform(&generation.codes(0..frames))?;
+        let audio = audio.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        Ok(Some(Openings { words, audio }))
+    }
 }
 
 impl Musicgen {
@@ -92,23 +136,33 @@ impl Musicgen {
             }
             Conditioning::States(states) => self.condition(states, None, chroma.as_ref(), &mut ())?,
         };
+        let plan = self.plan(&DecodeOptions { guidance_scale, ..options.clone() }, &conditioned, prompt, frames)?;
+        Generation::new(&self.lm, &conditioned, plan)
+    }
+
+    fn plan(
+        &self,
+        options: &DecodeOptions,
+        conditioned: &Conditioned,
+        prompt: Option<Codes>,
+        frames: usize,
+    ) -> Result<Plan> {
         let window = self.generation_config.window_frames(&self.config.decoder);
         // The prefix of a melody variant takes positions too.
         let positions = self.config.decoder.max_position_embeddings;
         let delay = self.config.decoder.delay_pattern()?.channel_codebooks();
         let room = positions.saturating_sub(conditioned.prefix_length() + delay).max(2);
-        let plan = Plan {
+        Ok(Plan {
             prompt,
-            guidance_scale,
+            guidance_scale: options.guidance_scale,
             sampling: options.sampling,
             seed: options.seed,
-            take: options.take,
+            first: Piece { take: options.take, opening: options.opening },
             window: window.min(room),
             cache_dtype: if options.half_cache { DType::F16 } else { self.lm.dtype() },
             pad_finished: options.reference,
             ..Plan::new(frames)
-        };
-        Generation::new(&self.lm, &conditioned, plan)
+        })
     }
 
     /// No text; with a melody that is heard all the same.

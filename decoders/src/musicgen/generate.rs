@@ -19,7 +19,7 @@ use super::{
     condition::{Conditioned, Started},
     delay::{Codes, DelayPattern},
     model::Lm,
-    philox,
+    philox::{self, Piece},
     sampling::{self, Sampler},
 };
 
@@ -39,8 +39,10 @@ pub struct Plan {
     pub sampling: Sampling,
     /// Root of all draws.
     pub seed: u64,
-    /// Take of the first piece of the batch; the others follow.
-    pub take: u32,
+    /// Take and opening of the first piece of the batch; the others are further takes, or further openings.
+    pub first: Piece,
+    /// Whether the pieces of the batch are openings of one take.
+    pub openings: bool,
     /// Frames the model may look back on, start included.
     pub window: usize,
     /// Type of the cache of keys and values.
@@ -60,7 +62,8 @@ impl Plan {
             guidance_scale: 1.0,
             sampling: Sampling::Greedy,
             seed: 0,
-            take: 0,
+            first: Piece { take: 0, opening: 0 },
+            openings: false,
             window: super::config::DEFAULT_WINDOW_FRAMES,
             cache_dtype: DType::F32,
             pad_finished: false,
@@ -276,8 +279,13 @@ impl<'m> Generation<'m> {
             self.delayed.ids[row * length + column] = if beyond && (self.plan.pad_finished || outside) {
                 self.pad
             } else {
-                let take = self.plan.take.wrapping_add(piece as u32);
-                let uniform = philox::uniform(self.plan.seed, take, column as u32 - 1, codebook as u32);
+                let Piece { take, opening } = self.plan.first;
+                let piece = if self.plan.openings {
+                    Piece { take, opening: opening.wrapping_add(piece as u32) }
+                } else {
+                    Piece { take: take.wrapping_add(piece as u32), opening }
+                };
+                let uniform = philox::uniform(self.plan.seed, piece, column as u32 - 1, codebook as u32);
                 self.sampler.pick(&self.logits[row * vocab..(row + 1) * vocab], &self.plan.sampling, uniform)
             };
         }

@@ -19,9 +19,19 @@ pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
+/// Which piece of a seed: number of the take, and of its opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The take.
+    pub take: u32,
+    /// The opening.
+    pub opening: u32,
+}
+
 /// Uniform in `[0, 1)`, 53 bits, for one draw of a piece.
-pub fn uniform(seed: u64, take: u32, step: u32, codebook: u32) -> f64 {
-    let [a, b, ..] = philox([seed as u32, (seed >> 32) as u32], [step, codebook, take, 0]);
+pub fn uniform(seed: u64, piece: Piece, step: u32, codebook: u32) -> f64 {
+    let key = [seed as u32, (seed >> 32) as u32];
+    let [a, b, ..] = philox(key, [step, codebook, piece.take, piece.opening]);
     let bits = (u64::from(a) << 32 | u64::from(b)) >> 11;
     bits as f64 / (1u64 << 53) as f64
 }
@@ -29,6 +39,10 @@ pub fn uniform(seed: u64, take: u32, step: u32, codebook: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of(take: u32) -> Piece {
+        Piece { take, opening: 0 }
+    }
 
     /// The known answers published with the algorithm.
     #[test]
@@ -43,14 +57,20 @@ mod tests {
 
     #[test]
     fn draws_are_uniform_and_depend_on_every_part_of_the_key() {
-        let draws: Vec<_> = (0..4000).map(|step| uniform(7, 0, step, 0)).collect();
+        let draws: Vec<_> = (0..4000).map(|step| uniform(7, of(0), step, 0)).collect();
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         assert!((mean - 0.5).abs() < 0.02, "{mean}");
         assert!(draws.iter().all(|u| (0.0..1.0).contains(u)));
-        let base = uniform(1, 2, 3, 4);
-        for other in [uniform(2, 2, 3, 4), uniform(1, 3, 3, 4), uniform(1, 2, 4, 4), uniform(1, 2, 3, 5)] {
+        let base = uniform(1, of(2), 3, 4);
+        for other in [
+            uniform(2, of(2), 3, 4),
+            uniform(1, of(3), 3, 4),
+            uniform(1, of(2), 4, 4),
+            uniform(1, of(2), 3, 5),
+            uniform(1, Piece { take: 2, opening: 1 }, 3, 4),
+        ] {
             assert_ne!(base, other);
         }
-        assert_ne!(uniform(1 << 32, 0, 0, 0), uniform(0, 0, 0, 0));
+        assert_ne!(uniform(1 << 32, of(0), 0, 0), uniform(0, of(0), 0, 0));
     }
 }

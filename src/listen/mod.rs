@@ -1,14 +1,18 @@
-//! Detectors: what a clip is, judged from its sound alone.
+//! Listening: what a clip is, judged from its sound alone, and which of several clips suits the words best.
 //!
 //! [`Features`] are measured from 16 kHz mono audio; small networks ([`net`]), fitted by `musaic eval fit` on training pieces
-//! that went through the codec, turn them into [`Verdict`]s. `musaic eval detectors` checks them on held-out pieces.
+//! that went through the codec, turn them into [`Verdict`]s. `musaic eval detectors` checks them on held-out pieces. The
+//! [`Ranker`] has networks of its own, fitted on other pieces, so that what chooses is not what judges.
 
 mod bands;
 pub use bands::levels as mel_levels;
 pub mod key;
 pub mod net;
+mod ranker;
 mod sound;
 pub mod tempo;
+
+pub use ranker::Ranker;
 
 #[cfg(test)]
 mod tests;
@@ -164,7 +168,7 @@ impl Detectors {
     /// # Errors
     /// The file that was built in is damaged.
     pub fn built_in() -> Result<Self> {
-        Self::parse(Path::new("built-in detectors.json"), include_bytes!("../detectors.json"))
+        Self::parse(Path::new("built-in detectors.json"), include_bytes!("../eval/detectors.json"))
     }
 
     /// From a file of `musaic eval fit`.
@@ -207,6 +211,12 @@ impl Detectors {
     /// How they were made.
     pub fn about(&self) -> &str {
         &self.stored.about
+    }
+
+    /// Probability of each tempo candidate, see [`tempo::bpm`].
+    pub fn tempo_probabilities(&self, features: &Features) -> Vec<f32> {
+        let rows: Vec<Vec<f32>> = features.tempo.iter().map(|row| self.stored.tempo_norm.apply(row)).collect();
+        self.tempo.probabilities(&rows)
     }
 
     /// Judges a clip.
