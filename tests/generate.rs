@@ -190,7 +190,7 @@ fn stopped(path: &Path, file: &str) -> String {
         assert!(child.try_wait().unwrap().is_none(), "{file}: ended by itself");
         sleep(Duration::from_millis(20));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     String::from_utf8_lossy(&output.stderr).into_owned()
