@@ -1,6 +1,6 @@
 //! `musaic verify`: runs parity cases on this machine and says whether the numbers are right.
 //!
-//! A case is a folder with a `case.json` ([`musaic_core::testing`]). Its `kind` picks a row of [`kinds::KINDS`]; that runner
+//! A case is a folder with a `case.json` ([`musaic_core::testing`]). Its `kind` picks a row of `kinds::KINDS`; that runner
 //! computes tensors under the names of the case, in computed order, and the framework compares every one that the case
 //! stores. What a runner leaves out fails the case, unless a note of the case excuses it by name. Runners use the reference's
 //! behaviour (option `reference`), whatever the defaults for users are. `docs/PARITY.md` says what is proved and how the
