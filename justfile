@@ -30,6 +30,10 @@ features:
     cargo check --release --locked --workspace --features opus
     cargo check --release --locked --workspace --features hub
 
+# the feature `cuda` type-checks; needs neither a GPU nor a CUDA toolkit, links and runs nothing
+cuda-check:
+    scripts/cuda-check.sh
+
 # the fuzz targets compile (needs a nightly toolchain and cargo-fuzz)
 fuzz-build:
     cd fuzz && cargo +nightly fuzz build
