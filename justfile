@@ -23,28 +23,32 @@ evidence *ARGS:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --features full
 
-# features one by one
-features:
-    cargo check --release --locked --workspace
-    cargo check --release --locked --workspace --features mp3
-    cargo check --release --locked --workspace --features opus
-    cargo check --release --locked --workspace --features hub
+# features one by one, with their tests; `cuda` against a stand-in for its toolkit
+features: && cuda-check
+    cargo check --release --locked --workspace --all-targets
+    cargo check --release --locked --workspace --all-targets --features mp3
+    cargo check --release --locked --workspace --all-targets --features opus
+    cargo check --release --locked --workspace --all-targets --features hub
 
 # the feature `cuda` type-checks; needs neither a GPU nor a CUDA toolkit, links and runs nothing
 cuda-check:
     scripts/cuda-check.sh
 
-# the fuzz targets compile (needs a nightly toolchain and cargo-fuzz)
+# the fuzz targets compile, as they are fuzzed; needs no nightly toolchain
 fuzz-build:
-    cd fuzz && cargo +nightly fuzz build
+    scripts/fuzz.sh 0
 
-# known vulnerabilities in dependencies (needs cargo-audit)
+# each fuzz target (or those named) for some seconds
+fuzz SECONDS="60" *TARGETS:
+    scripts/fuzz.sh {{SECONDS}} {{TARGETS}}
+
+# known vulnerabilities in dependencies (needs cargo-audit and, once a day, the network)
 audit:
-    cargo audit
+    scripts/audit.sh
 
-# the oldest supported compiler really builds it (set MSRV's toolchain with rustup first)
+# the oldest supported compiler really builds it
 msrv:
-    cargo +1.95.0 check --release --locked --workspace --features full
+    scripts/msrv.sh
 
-# everything: the checks above, slowest last
-check-all: check features docs msrv audit fuzz-build
+# everything: the checks above, slowest last. Only `audit` wants the network, and says so where there is none
+check-all: check docs features msrv audit fuzz-build

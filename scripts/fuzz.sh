@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds the fuzz targets, and runs each for a while: scripts/fuzz.sh [SECONDS] [TARGET...]; 0 seconds only builds.
+# Neither a nightly compiler nor cargo-fuzz is needed: coverage is an LLVM pass that stable can run, and RUSTC_BOOTSTRAP=1 lets it
+# add the address sanitizer. What a target finds is left in fuzz/artifacts; inputs are kept in fuzz/corpus.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+shift || true
+host=$(rustc -vV | sed -n 's/^host: //p')
+target=${CARGO_TARGET_DIR:-target}/fuzz
+
+flags=(
+  --cfg fuzzing -Zsanitizer=address -Ccodegen-units=1
+  -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+)
+# With a target named, the flags are not those of build scripts and macros.
+RUSTC_BOOTSTRAP=1 RUSTFLAGS="${flags[*]}" \
+  cargo build --locked --manifest-path fuzz/Cargo.toml --target "$host" --target-dir "$target"
+[ "$seconds" -gt 0 ] || exit 0
+
+[ $# -gt 0 ] || set -- $(basename -s .rs fuzz/fuzz_targets/*.rs)
+for name; do
+  echo "== $name, $seconds s" >&2
+  mkdir -p "fuzz/corpus/$name" "fuzz/artifacts/$name"
+  seeds=()
+  case $name in
+    safetensors) seeds=(tests/goldens/musicgen/encodec_48khz_style/model/causal) ;;
+    pth) seeds=(tests/goldens/musicgen/tiny/model_legacy) ;;
+  esac
+  "$target/$host/debug/$name" -max_total_time="$seconds" -rss_limit_mb=2048 -malloc_limit_mb=1024 -timeout=20 \
+    -artifact_prefix="fuzz/artifacts/$name/" "fuzz/corpus/$name" "${seeds[@]}"
+done
