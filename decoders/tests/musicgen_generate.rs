@@ -99,13 +99,26 @@ fn a_batch_is_its_singles_and_takes_count_on() {
     for guidance_scale in [1.0, 3.0] {
         let both = run(model, &conditioned, Plan { guidance_scale, first: take(5), ..plan(25) });
         for at in 0..2 {
-            let take = 5 + at as u32;
-            let single = run(model, &rows(&conditioned, at), Plan { guidance_scale, take, ..plan(25) });
+            let first = take(5 + at as u32);
+            let single = run(model, &rows(&conditioned, at), Plan { guidance_scale, first, ..plan(25) });
             assert_eq!(single.ids, both.ids[at * 100..(at + 1) * 100], "guidance {guidance_scale}, piece {at}");
         }
     }
     let again = run(model, &rows(&conditioned, 0), Plan { first: take(6), ..plan(25) });
     assert_ne!(again.ids, run(model, &rows(&conditioned, 0), Plan { first: take(5), ..plan(25) }).ids, "another take");
+}
+
+#[test]
+fn openings_of_one_take_are_pieces_of_their_own() {
+    let model = &*MONO;
+    let conditioned = conditioned(model, 2);
+    let both = run(model, &conditioned, Plan { guidance_scale: 3.0, first: take(5), openings: true, ..plan(25) });
+    for opening in 0..2u32 {
+        let first = Piece { take: 5, opening };
+        let at = opening as usize;
+        let single = run(model, &rows(&conditioned, at), Plan { guidance_scale: 3.0, first, ..plan(25) });
+        assert_eq!(single.ids, both.ids[at * 100..(at + 1) * 100], "opening {opening}");
+    }
 }
 
 #[test]

@@ -83,6 +83,9 @@ struct Fit {
     /// Training pieces left out before those that are used
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: usize,
+    /// Smaller networks, to ship beside a model
+    #[arg(long)]
+    small: bool,
     /// Length of the clips that are heard, 10 at most
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -259,7 +262,7 @@ impl Fit {
         }
         let all: Vec<Measured> = all.into_iter().flatten().collect();
         say(&format!("training on {} clips", all.len()));
-        print(&format!("{}\n", serde_json::to_string(&fit(&all)?)?))
+        print(&format!("{}\n", serde_json::to_string(&fit(&all, self.small)?)?))
     }
 }
 

@@ -144,15 +144,14 @@ impl Joins {
             self.pieces, self.joins.step.of, self.largest_step_db
         );
         let cell = |tally: Tally| format!("{:.1}% of {}", tally.percent(), tally.of);
-        let rows: [(&str, fn(&Smooth) -> Tally); 3] = [
-            ("step between neighbouring seconds", |s| s.step),
-            ("flatness within 5-95%", |s| s.flatness),
-            ("flux within 5-95%", |s| s.flux),
-        ];
-        for (name, pick) in rows {
-            let [joins, tails, all] = [&self.joins, &self.tails, &self.anywhere].map(|s| cell(pick(s)));
+        let columns = [&self.joins, &self.tails, &self.anywhere];
+        let mut row = |name: &str, pick: fn(&Smooth) -> Tally| {
+            let [joins, tails, all] = columns.map(|s| cell(pick(s)));
             text += &format!("| {name} | {joins} | {tails} | {all} |\n");
-        }
+        };
+        row("step between neighbouring seconds", |s| s.step);
+        row("flatness within 5-95%", |s| s.flatness);
+        row("flux within 5-95%", |s| s.flux);
         text
     }
 }

@@ -4,6 +4,7 @@
 //! over all logits of all candidates, and one or several of them are right. With one candidate this is the usual
 //! classifier; with many it is a shared judge of candidates (tempi, tonics). Training is deterministic.
 
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
 /// Standardised numbers are held within this many deviations: what is far outside must not decide alone.
@@ -55,7 +56,7 @@ struct Packed {
     inputs: usize,
     scales: Vec<f32>,
     biases: Vec<f32>,
-    /// Two hexadecimal digits a weight, offset by 128.
+    /// One byte a weight, offset by 128, in base64.
     weights: String,
 }
 
@@ -262,10 +263,14 @@ impl Net {
             let rows: Vec<&[f32]> = layer.weights.chunks_exact(layer.inputs).collect();
             let scales: Vec<f32> =
                 rows.iter().map(|row| row.iter().fold(1e-9f32, |a, w| a.max(w.abs())) / 127.0).collect();
-            let digits = |(row, scale): (&&[f32], &f32)| -> String {
-                row.iter().map(|w| format!("{:02x}", ((w / scale).round() as i32 + 128).clamp(1, 255))).collect()
-            };
-            let weights = rows.iter().zip(&scales).map(digits).collect();
+            let bytes: Vec<u8> = rows
+                .iter()
+                .zip(&scales)
+                .flat_map(|(row, scale)| {
+                    row.iter().map(move |w| ((w / scale).round() as i32 + 128).clamp(1, 255) as u8)
+                })
+                .collect();
+            let weights = BASE64.encode(bytes);
             Packed { inputs: layer.inputs, scales, biases: layer.biases.clone(), weights }
         });
         PackedNet { layers: layers.collect() }
@@ -279,14 +284,11 @@ impl PackedNet {
         let mut layers = Vec::new();
         for packed in &self.layers {
             let rows = packed.biases.len();
-            if packed.inputs != width || packed.scales.len() != rows || packed.weights.len() != 2 * rows * width {
+            let bytes = BASE64.decode(&packed.weights).map_err(|e| format!("weights of a layer: {e}"))?;
+            if packed.inputs != width || packed.scales.len() != rows || bytes.len() != rows * width {
                 return Err(format!("a layer of {} inputs and {rows} outputs, expected {width} inputs", packed.inputs));
             }
-            let digits = packed.weights.as_bytes().chunks_exact(2).map(|pair| {
-                let text = std::str::from_utf8(pair).map_err(|e| e.to_string())?;
-                Ok(f32::from(u8::from_str_radix(text, 16).map_err(|e| e.to_string())?) - 128.0)
-            });
-            let mut weights = digits.collect::<Result<Vec<f32>, String>>()?;
+            let mut weights: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) - 128.0).collect();
             for (row, scale) in weights.chunks_exact_mut(width.max(1)).zip(&packed.scales) {
                 row.iter_mut().for_each(|w| *w *= scale);
             }

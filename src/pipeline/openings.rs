@@ -55,3 +55,68 @@ pub fn choose(
     }
     Ok(best.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use musaic_core::role::AudioSink;
+
+    use super::*;
+    use crate::pipeline::{models, store::Store};
+
+    #[derive(Default)]
+    struct Tape(Vec<f32>);
+
+    impl AudioSink for Tape {
+        fn block(&mut self, channels: &[&[f32]]) -> Result<()> {
+            self.0.extend_from_slice(channels[0]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_chosen_is_what_is_played() {
+        let store = Store::open(&models::find("nano").unwrap()).unwrap();
+        let ranker = store.ranker().unwrap().unwrap();
+        let device = candle_core::Device::Cpu;
+        let mut decoder = store.load(&device, store.preferred_format(&device)).unwrap();
+        let words = Conditioning::Text("a bright piece with drums".into());
+        let options = DecodeOptions { seed: 11, duration_s: 1.5, ..DecodeOptions::default() };
+        let stop = Cancel::default();
+
+        let openings = decoder.openings(&words, &options, 3, 1.5, &stop).unwrap().unwrap();
+        assert_eq!(openings.audio.len(), 3);
+        assert_ne!(openings.audio[0], openings.audio[1]);
+        for opening in [0u32, 2] {
+            let mut tape = Tape::default();
+            let options = DecodeOptions { opening, ..options.clone() };
+            decoder.decode(&words, &options, &stop, &mut tape).unwrap();
+            let made = &openings.audio[opening as usize];
+            assert_eq!(tape.0.len(), made.len());
+            let difference = tape.0.iter().zip(made).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(difference < 1e-5, "opening {opening}: {difference}");
+        }
+
+        let wishes = ranker.wishes(&openings.words).unwrap();
+        assert!(!wishes.is_empty(), "drums and brightness are asked for");
+        let chosen = choose(&mut *decoder, &ranker, &words, &options, 3, &stop).unwrap();
+        assert_eq!(chosen, choose(&mut *decoder, &ranker, &words, &options, 3, &stop).unwrap());
+        assert!(chosen < 3);
+    }
+
+    #[test]
+    fn nothing_asked_for_and_no_choice_is_the_first() {
+        let store = Store::open(&models::find("nano").unwrap()).unwrap();
+        let ranker = store.ranker().unwrap().unwrap();
+        let device = candle_core::Device::Cpu;
+        let mut decoder = store.load(&device, store.preferred_format(&device)).unwrap();
+        let options = DecodeOptions { seed: 1, duration_s: 0.5, ..DecodeOptions::default() };
+        let stop = Cancel::default();
+        let mut of = |text: &str, count| {
+            choose(&mut *decoder, &ranker, &Conditioning::Text(text.into()), &options, count, &stop).unwrap()
+        };
+        assert_eq!(of("a bright piece with drums", 1), 0);
+        assert_eq!(of("", 4), 0);
+        stop.cancel();
+        assert_eq!(of("a bright piece with drums", 4), 0);
+    }
+}
