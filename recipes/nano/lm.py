@@ -106,17 +106,6 @@ class LanguageModel(nn.Module):
             if name in ours and ".encoder_attn." not in name:
                 ours[name].data.copy_(value)
 
-    def hear_nothing(self) -> None:
-        """Starts the cross attention anew, so that at first it adds nothing."""
-        width = self.decoder.config.hidden_size
-        for layer in self.decoder.model.decoder.layers:
-            cross = layer.encoder_attn
-            for projection in (cross.q_proj, cross.k_proj, cross.v_proj):
-                nn.init.normal_(projection.weight, std=width**-0.5)
-            cross.k_proj.weight.data.mul_(0.5)
-            cross.v_proj.weight.data.mul_(1 / STATE_SCALE)
-            nn.init.zeros_(cross.out_proj.weight)
-
     def condition(self, ids: torch.Tensor, mask: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """Projected text states `[batch, length, hidden]`, zero at padding and, where `keep` is 0, everywhere.
 

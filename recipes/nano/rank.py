@@ -6,6 +6,7 @@ The heads see the mean state of the frozen text encoder. What listens to the cli
 import argparse
 import json
 import random
+from base64 import b64encode
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def packed(head: nn.Linear) -> dict:
         "inputs": head.in_features,
         "scales": scales.tolist(),
         "biases": head.bias.tolist(),
-        "weights": digits.flatten().numpy().tobytes().hex(),
+        "weights": b64encode(digits.flatten().numpy().tobytes()).decode(),
     }
     return {"layers": [layer]}
 

@@ -19,14 +19,17 @@ while [ $# -gt 0 ]; do
 done
 here=$(dirname "$0")
 share() { echo "$minutes" "$1" | awk '{ printf "%.2f", $1 * $2 }'; }
-lm=0.50
+lm=0.25
 if [ -n "$init" ]; then
-    lm=0.90
+    lm=0.45
 else
     "$python" "$here/train_codec.py" --data "$data" --out "$out" --minutes "$(share 0.40)"
 fi
 "$python" "$here/text.py" --data "$data" --out "$out" --minutes "$(share 0.10)"
 "$python" "$here/encode.py" --data "$data" --out "$out" --limit "$limit" ${init:+--init "$init"}
-"$python" "$here/train_lm.py" --data "$data" --out "$out" --minutes "$(share "$lm")" ${init:+--init "$init"}
+for stage in music both; do
+    "$python" "$here/train_lm.py" --data "$data" --out "$out" --stage $stage --minutes "$(share "$lm")" \
+        ${init:+--init "$init"}
+done
 "$python" "$here/export.py" --run "$out" --out "$out/export" ${init:+--init "$init"}
 "$python" "$here/check.py" --model "$out/export" --data "$data" --out "$out/samples"

@@ -4,12 +4,11 @@ The text encoder and its projection stay as they are: trained along, they fell t
 caption within 1000 steps, because early on a caption is only noise to a model that has yet to learn what follows what.
 
 A caption matters most where there is no past to tell the same: at the start of a crop. And even there it tells only a
-few nats of the thousands that a crop costs, so the likelihood alone teaches it very slowly (drums told apart from no
-drums in 60 % after 5 M positions). Hence two thirds of the steps take many short crops and ask, beside the likelihood,
-which of two captions belongs to the crop, by the difference of its likelihoods under both: what the captions do not
-explain cancels, and the best answer is the same as that of the likelihood. The other caption is another piece's, or the
-same with another tempo, or none. This moves the cross attention alone: a decoder that all of it moved forgot its music
-(first codebook from 2.9 to 3.2 nats in 160 steps).
+few nats of the thousands that a crop costs, so the likelihood alone teaches it slowly. Hence the second stage, `both`:
+two thirds of its steps take many short crops, hide most of the past (`blank`) and ask, beside the likelihood, which of
+two captions belongs to the crop, by the difference of its likelihoods under both: what the captions do not explain
+cancels, and the best answer is the same as that of the likelihood. The other caption is another piece's, or the same with
+another tempo, or none. This moves the cross attention alone.
 
 Nearly all crops begin on a bar line, as music that is asked for does; then the tempo of a caption says where the beats
 of the crop are.
@@ -38,7 +37,6 @@ from text import batch_ids, disturb, read_captions
 
 # Frames of a crop and whether captions are compared, in turn.
 MUSIC = ((120, False), (495, False), (245, False))
-LISTEN = ((32, True), (128, True), (64, True))
 BOTH = ((64, True), (128, True), (495, False), (32, True), (128, True), (245, False))
 ON_A_BAR = 0.85  # share of the crops that begin on a bar line
 FRAMES_PER_SECOND = 50
@@ -143,7 +141,7 @@ def main() -> None:
     args.add_argument("--minutes", type=float, default=55)
     args.add_argument("--batch", type=int, default=12)
     args.add_argument("--steps-per-crop", type=int, default=500, help="10 s")
-    args.add_argument("--stage", choices=("music", "listen", "both"), default="music")
+    args.add_argument("--stage", choices=("music", "both"), default="music")
     args.add_argument("--muon-lr", type=float, default=0.008)
     args.add_argument("--lr", type=float, default=1.2e-3)
     args.add_argument("--listen-lr", type=float, default=3e-4)
@@ -164,7 +162,6 @@ def main() -> None:
         model.load_text(pretrained)
     if args.init:
         model.load_decoder(load_file(args.init / "model.safetensors"))
-    listen, both = args.stage == "listen", args.stage == "both"
     path = args.out / "lm.pt"
     state = load_checkpoint(path)
     step, spent, positions = 0, 0.0, 0
@@ -172,8 +169,6 @@ def main() -> None:
         same = state["stage"] == args.stage
         model.load_state_dict(state["model" if same else "average"])
         step, positions, spent = state["step"], state["positions"], state["spent"] if same else 0.0
-        if listen and not same:
-            model.hear_nothing()
     model.text_encoder.requires_grad_(False)
     model.enc_to_dec_proj.requires_grad_(False)
     groups = {"layers": [], "rest": [], "listening": []}
@@ -186,27 +181,23 @@ def main() -> None:
             [{"params": listening, "base": args.listen_lr}], lr=args.listen_lr, betas=(0.95, 0.99), weight_decay=0.0
         )
     ]
-    if listen:
-        for parameter in music:
-            parameter.requires_grad_(False)
-    else:
-        # Muon's own products take a third as long as the gradients, so each worker moves half of the matrices.
-        optimisers += [
-            torch.optim.Muon(
-                [{"params": groups["layers"][half::2], "base": args.muon_lr}],
-                lr=args.muon_lr,
-                weight_decay=0.02,
-                momentum=0.95,
-            )
-            for half in range(2)
-        ]
-        optimisers += [
-            torch.optim.AdamW(
-                [{"params": groups["rest"], "base": args.lr}], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
-            )
-        ]
-    parameters = listening if listen else listening + music
-    turns = {"music": MUSIC, "listen": LISTEN, "both": BOTH}[args.stage]
+    # Muon's own products take a third as long as the gradients, so each worker moves half of the matrices.
+    optimisers += [
+        torch.optim.Muon(
+            [{"params": groups["layers"][half::2], "base": args.muon_lr}],
+            lr=args.muon_lr,
+            weight_decay=0.02,
+            momentum=0.95,
+        )
+        for half in range(2)
+    ]
+    optimisers += [
+        torch.optim.AdamW(
+            [{"params": groups["rest"], "base": args.lr}], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+    ]
+    parameters = listening + music
+    turns = {"music": MUSIC, "both": BOTH}[args.stage]
     workers = Workers(args.workers, parameters)
     average = copy.deepcopy(model)
     if state and same:
@@ -259,8 +250,6 @@ def main() -> None:
         asked = torch.cat([torch.ones(count), 1 - heard])
         per_book = (cost * asked[:, None]).sum((1, 2)) / (asked.sum() * codes.shape[-1])
         comparison, right = args.compare * F.softplus(-gain).mean(), (gain > 0).float().mean().detach()
-        if listen:
-            return weighted(per_book) + comparison, (per_book.detach(), right)
         return weighted(per_book), (per_book.detach(), right), (comparison, listening)
 
     @torch.no_grad()
@@ -303,10 +292,8 @@ def main() -> None:
             if right is not None:
                 chosen[frames].append(right)
         norm = torch.nn.utils.clip_grad_norm_(listening, 1.0)
-        finite = torch.isfinite(norm)
-        if not listen:
-            finite &= torch.isfinite(torch.nn.utils.clip_grad_norm_(music, 1.0))
-        if finite:
+        other = torch.nn.utils.clip_grad_norm_(music, 1.0)
+        if torch.isfinite(norm) and torch.isfinite(other):
             list(workers.pool.map(lambda optimiser: optimiser.step(), optimisers))
         step += 1
         positions += copies * per * args.workers * (frames + 5)
