@@ -254,7 +254,7 @@ impl Fit {
         }
         let measure = |piece: Piece, clip: Clip| -> Vec<Measured> {
             let parts = clip.samples.chunks_exact(length);
-            parts.map(|part| Measured { features: Features::of(part), piece: piece.clone() }).collect()
+            parts.map(|part| Measured { features: Features::of(part), piece: piece.clone(), length }).collect()
         };
         let mut all = Vec::new();
         for part in [Part::First, Part::Last] {
