@@ -12,7 +12,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use musaic_core::{
     Error, Result,
     media::{Audio, resample},
-    role::{Conditioning, DecodeOptions, Sampling},
+    role::{Conditioning, DecodeOptions},
 };
 use serde::Serialize;
 
@@ -316,8 +316,7 @@ impl Nano {
 /// How users' pieces are made unless they say otherwise.
 fn defaults(config: &RunConfig) -> DecodeOptions {
     let g = &config.generate;
-    let sampling = Sampling::Draw { temperature: g.temperature, top_k: g.top_k, top_p: g.top_p };
-    DecodeOptions { guidance_scale: g.guidance, sampling, ..DecodeOptions::default() }
+    DecodeOptions { guidance_scale: g.guidance, sampling: g.sampling(), ..DecodeOptions::default() }
 }
 
 impl Long {
