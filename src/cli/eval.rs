@@ -16,7 +16,10 @@ use musaic_core::{
 };
 use serde::Serialize;
 
-use super::{options::ModelOptions, print, print_json, say};
+use super::{
+    options::{ModelOptions, whole},
+    print, print_json, say,
+};
 use crate::{
     config::RunConfig,
     eval::{
@@ -102,7 +105,7 @@ struct Nano {
     #[arg(long, default_value_t = 2000)]
     training: usize,
     /// Openings each clip is chosen from [default: as `musaic generate`]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
     openings: Option<u32>,
     /// Attributes, by default all
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ATTRIBUTES)]
@@ -144,7 +147,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Step::Codec(common) => codec(&common),
         Step::Fit(fit) => fit.run(),
         Step::Detectors(common) => {
-            let (maker, _) = common.maker()?;
+            let (maker, _) = common.maker(&common.config()?)?;
             let judged = common.judged(&maker, &common.judges()?)?;
             let validation = validate(judged.iter().map(|j| (&j.piece, &j.verdict)));
             show(&validation, common.json, Validation::markdown)
@@ -160,9 +163,12 @@ fn show<T: Serialize>(value: &T, json: bool, markdown: impl Fn(&T) -> String) ->
 }
 
 impl Common {
+    fn config(&self) -> anyhow::Result<RunConfig> {
+        Ok(self.model.layers()?.finish()?)
+    }
+
     /// The model, with its clips in a folder named after its weights, and their hash.
-    fn maker(&self) -> anyhow::Result<(Maker, String)> {
-        let config = self.model.layers()?.finish()?;
+    fn maker(&self, config: &RunConfig) -> anyhow::Result<(Maker, String)> {
         let Loaded { model, ranker, sha256 } = load(&config.model, config.format()?)?;
         let out = self.out.clone().unwrap_or_else(|| self.corpus.join("eval"));
         Ok((Maker::new(model, ranker, out.join(&sha256[..12])), sha256))
@@ -228,7 +234,7 @@ impl Common {
 }
 
 fn codec(common: &Common) -> anyhow::Result<()> {
-    let (maker, _) = common.maker()?;
+    let (maker, _) = common.maker(&common.config()?)?;
     let mut all = Vec::new();
     for piece in pieces(&common.corpus, "test", common.pieces)? {
         let truth = maker.read(&common.corpus.join(&piece.file))?;
@@ -246,7 +252,7 @@ fn codec(common: &Common) -> anyhow::Result<()> {
 impl Fit {
     fn run(&self) -> anyhow::Result<()> {
         let common = &self.common;
-        let (maker, _) = common.maker()?;
+        let (maker, _) = common.maker(&common.config()?)?;
         let length = (self.seconds * f64::from(RATE_HZ)) as usize;
         if !(1.0..=CLIP_S as f64).contains(&self.seconds) {
             let expected = format!("1 to {CLIP_S}");
@@ -269,10 +275,11 @@ impl Fit {
 impl Nano {
     fn run(&self) -> anyhow::Result<()> {
         let common = &self.common;
-        let config = common.model.layers()?.finish()?;
-        let options = defaults(&config);
-        let count = self.openings.unwrap_or(config.generate.openings);
-        let (mut maker, _) = common.maker()?;
+        let mut layers = common.model.layers()?;
+        layers.flag("generate.openings", self.openings.map(i64::from));
+        let config = layers.finish()?;
+        let (options, count) = (defaults(&config), config.generate.openings);
+        let (mut maker, _) = common.maker(&config)?;
 
         let judges = common.judges()?;
         let real = common.judged(&maker, &judges)?;
