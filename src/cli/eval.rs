@@ -147,7 +147,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Step::Codec(common) => codec(&common),
         Step::Fit(fit) => fit.run(),
         Step::Detectors(common) => {
-            let (maker, _) = common.maker(&common.config()?)?;
+            let maker = common.maker(&common.config()?)?;
             let judged = common.judged(&maker, &common.judges()?)?;
             let validation = validate(judged.iter().map(|j| (&j.piece, &j.verdict)));
             show(&validation, common.json, Validation::markdown)
@@ -167,11 +167,11 @@ impl Common {
         Ok(self.model.layers()?.finish()?)
     }
 
-    /// The model, with its clips in a folder named after its weights, and their hash.
-    fn maker(&self, config: &RunConfig) -> anyhow::Result<(Maker, String)> {
+    /// The model, with its clips in a folder named after its weights.
+    fn maker(&self, config: &RunConfig) -> anyhow::Result<Maker> {
         let Loaded { model, ranker, sha256 } = load(&config.model, config.format()?)?;
         let out = self.out.clone().unwrap_or_else(|| self.corpus.join("eval"));
-        Ok((Maker::new(model, ranker, out.join(&sha256[..12])), sha256))
+        Ok(Maker::new(model, ranker, out.join(&sha256[..12])))
     }
 
     /// What `take` makes of each piece and its clip; one thread a core, each with clips of its own.
@@ -234,7 +234,7 @@ impl Common {
 }
 
 fn codec(common: &Common) -> anyhow::Result<()> {
-    let (maker, _) = common.maker(&common.config()?)?;
+    let maker = common.maker(&common.config()?)?;
     let mut all = Vec::new();
     for piece in pieces(&common.corpus, "test", common.pieces)? {
         let truth = maker.read(&common.corpus.join(&piece.file))?;
@@ -252,7 +252,7 @@ fn codec(common: &Common) -> anyhow::Result<()> {
 impl Fit {
     fn run(&self) -> anyhow::Result<()> {
         let common = &self.common;
-        let (maker, _) = common.maker(&common.config()?)?;
+        let maker = common.maker(&common.config()?)?;
         let length = (self.seconds * f64::from(RATE_HZ)) as usize;
         if !(1.0..=CLIP_S as f64).contains(&self.seconds) {
             let expected = format!("1 to {CLIP_S}");
@@ -279,7 +279,7 @@ impl Nano {
         layers.flag("generate.openings", self.openings.map(i64::from));
         let config = layers.finish()?;
         let (options, count) = (defaults(&config), config.generate.openings);
-        let (mut maker, _) = common.maker(&config)?;
+        let mut maker = common.maker(&config)?;
 
         let judges = common.judges()?;
         let real = common.judged(&maker, &judges)?;
