@@ -166,8 +166,8 @@ mod tests {
     fn verdict(family: usize, brightness: f32, tempo_bpm: f64) -> Verdict {
         let mut families = vec![0.0; FAMILIES.len()];
         families[family] = 1.0;
-        let (drums, minor, tonic, density, in_key, failure) = (0.9, 0.1, 0, 0.0, 1.0, None);
-        Verdict { tempo_bpm, drums, minor, tonic, family: families, brightness, density, in_key, failure }
+        let (tempi, drums, minor, tonic, density, in_key, failure) = (Vec::new(), 0.9, 0.1, 0, 0.0, 1.0, None);
+        Verdict { tempo_bpm, tempi, drums, minor, tonic, family: families, brightness, density, in_key, failure }
     }
 
     #[test]

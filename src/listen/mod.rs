@@ -107,6 +107,9 @@ fn failure(samples: &[f32], onsets: &[f32]) -> Option<Failure> {
 pub struct Verdict {
     /// Beats a minute, up to octaves.
     pub tempo_bpm: f64,
+    /// Probability of each tempo candidate, see [`tempo::bpm`].
+    #[serde(skip)]
+    pub tempi: Vec<f32>,
     /// Probability of drums.
     pub drums: f32,
     /// Probability of minor.
@@ -213,12 +216,6 @@ impl Detectors {
         &self.stored.about
     }
 
-    /// Probability of each tempo candidate, see [`tempo::bpm`].
-    pub fn tempo_probabilities(&self, features: &Features) -> Vec<f32> {
-        let rows: Vec<Vec<f32>> = features.tempo.iter().map(|row| self.stored.tempo_norm.apply(row)).collect();
-        self.tempo.probabilities(&rows)
-    }
-
     /// Judges a clip.
     pub fn judge(&self, features: &Features) -> Verdict {
         let all = |norm: &Norm, rows: &[Vec<f32>]| -> Vec<Vec<f32>> { rows.iter().map(|r| norm.apply(r)).collect() };
@@ -232,6 +229,7 @@ impl Detectors {
         let key = Key { tonic: largest(&keys) / 2, minor: largest(&keys) % 2 == 1 };
         Verdict {
             tempo_bpm: tempo::bpm(largest(&tempi)),
+            tempi,
             drums: self.drums.probabilities(&sound)[1],
             minor: keys.iter().skip(1).step_by(2).sum(),
             tonic: key.tonic,

@@ -112,9 +112,8 @@ impl Ranker {
             return WORTHLESS;
         }
         let verdict = self.sound.judge(&features);
-        let tempi = self.sound.tempo_probabilities(&features);
         let one = |wish: &Wish| {
-            let heard = wish.values.iter().map(|(value, p)| p * heard(&wish.attribute, value, &verdict, &tempi));
+            let heard = wish.values.iter().map(|(value, p)| p * heard(&wish.attribute, value, &verdict));
             wish.asked * (heard.sum::<f32>() + DOUBT).ln()
         };
         wishes.iter().map(one).sum()
@@ -122,7 +121,7 @@ impl Ranker {
 }
 
 /// Probability that a clip has the value.
-fn heard(attribute: &str, value: &str, verdict: &Verdict, tempi: &[f32]) -> f32 {
+fn heard(attribute: &str, value: &str, verdict: &Verdict) -> f32 {
     let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
     let ends = |margin: f32, low: &str, high: &str| match value {
         v if v == high => sigmoid(margin),
@@ -149,7 +148,7 @@ fn heard(attribute: &str, value: &str, verdict: &Verdict, tempi: &[f32]) -> f32 
         "family" => FAMILIES.iter().zip(&verdict.family).find(|(name, _)| **name == value).map_or(0.0, |(_, p)| *p),
         "tempo_bpm" => value.parse().map_or(0.0, |bpm: f64| {
             let near = |c: usize| tempo::distance(tempo::bpm(c), bpm) < SAME_TEMPO;
-            tempi.iter().enumerate().filter(|(c, _)| near(*c)).map(|(_, p)| p).sum()
+            verdict.tempi.iter().enumerate().filter(|(c, _)| near(*c)).map(|(_, p)| p).sum()
         }),
         // What this cannot hear neither helps nor harms.
         _ => 1.0,
@@ -163,8 +162,12 @@ mod tests {
     fn verdict() -> Verdict {
         let mut family = vec![0.0; FAMILIES.len()];
         family[1] = 0.9;
+        let mut tempi = vec![0.0; tempo::CANDIDATES];
+        let at = (0..tempo::CANDIDATES).find(|&c| tempo::distance(tempo::bpm(c), 120.0) < 0.011).unwrap();
+        tempi[at] = 1.0;
         Verdict {
             tempo_bpm: 120.0,
+            tempi,
             drums: 0.8,
             minor: 0.3,
             tonic: 0,
@@ -178,10 +181,7 @@ mod tests {
 
     #[test]
     fn what_is_heard_is_a_probability_of_the_value_asked_for() {
-        let mut tempi = vec![0.0; tempo::CANDIDATES];
-        let at = (0..tempo::CANDIDATES).find(|&c| tempo::distance(tempo::bpm(c), 120.0) < 0.011).unwrap();
-        tempi[at] = 1.0;
-        let of = |attribute, value| heard(attribute, value, &verdict(), &tempi);
+        let of = |attribute, value| heard(attribute, value, &verdict());
         assert!((of("drums", "true") + of("drums", "false") - 1.0).abs() < 1e-6 && of("drums", "true") > 0.7);
         assert!(of("mode", "major") > of("mode", "minor"));
         assert!(of("brightness", "bright") > of("brightness", "neutral"));
