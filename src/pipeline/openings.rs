@@ -73,12 +73,16 @@ mod tests {
         }
     }
 
+    fn nano() -> (Box<dyn Decoder>, Ranker) {
+        let store = Store::open(&models::find("nano").unwrap()).unwrap();
+        let device = candle_core::Device::Cpu;
+        let decoder = store.load(&device, store.preferred_format(&device)).unwrap();
+        (decoder, store.ranker().unwrap().unwrap())
+    }
+
     #[test]
     fn what_is_chosen_is_what_is_played() {
-        let store = Store::open(&models::find("nano").unwrap()).unwrap();
-        let ranker = store.ranker().unwrap().unwrap();
-        let device = candle_core::Device::Cpu;
-        let mut decoder = store.load(&device, store.preferred_format(&device)).unwrap();
+        let (mut decoder, ranker) = nano();
         let words = Conditioning::Text("a bright piece with drums".into());
         let options = DecodeOptions { seed: 11, duration_s: 1.5, ..DecodeOptions::default() };
         let stop = Cancel::default();
@@ -105,10 +109,7 @@ mod tests {
 
     #[test]
     fn nothing_asked_for_and_no_choice_is_the_first() {
-        let store = Store::open(&models::find("nano").unwrap()).unwrap();
-        let ranker = store.ranker().unwrap().unwrap();
-        let device = candle_core::Device::Cpu;
-        let mut decoder = store.load(&device, store.preferred_format(&device)).unwrap();
+        let (mut decoder, ranker) = nano();
         let options = DecodeOptions { seed: 1, duration_s: 0.5, ..DecodeOptions::default() };
         let stop = Cancel::default();
         let mut of = |text: &str, count| {
