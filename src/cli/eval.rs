@@ -11,7 +11,6 @@ use std::{
 use clap::{Args as ClapArgs, Subcommand};
 use musaic_core::{
     Error, Result,
-    media::{Audio, resample},
     role::{Conditioning, DecodeOptions},
 };
 use serde::Serialize;
@@ -34,7 +33,7 @@ use crate::{
         score::{Report, Scored, score},
         validate::{Tally, Validation, validate},
     },
-    listen::{Detectors, Features, RATE_HZ, Verdict},
+    listen::{Detectors, Features, RATE_HZ, Verdict, hear},
 };
 
 /// Arguments of `musaic eval`.
@@ -343,7 +342,7 @@ impl Long {
                 let options = DecodeOptions { seed: self.seed + take, ..options.clone() };
                 let codes = model.begin(&Conditioning::Text(prompt.clone()), &options, None, frames)?.run()?;
                 let samples = model.waveform(&codes)?.flatten_all()?.to_vec1::<f32>()?;
-                joins.add(&resample(&Audio::mono(samples, rate), RATE_HZ)?.mixdown(), &places);
+                joins.add(&hear(samples, rate)?, &places);
                 say(&format!("{prompt}: take {}", take + 1));
             }
         }

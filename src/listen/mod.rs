@@ -21,7 +21,11 @@ use std::path::Path;
 
 use musaic_core::{
     Error, Result,
-    media::measure::{rms, rms_per_second_db, spectra},
+    media::{
+        Audio,
+        measure::{rms, rms_per_second_db, spectra},
+        resample,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +43,14 @@ pub const FAMILIES: [&str; 9] =
 const LEVEL: f64 = 0.1;
 /// A rise over 20 ms, mean over the bands in dB, that counts as an onset: half of what a soft piano note makes.
 const ONSET_DB: f32 = 1.5;
+
+/// Mono samples at any rate as they are heard: at [`RATE_HZ`].
+///
+/// # Errors
+/// A rate that cannot be converted.
+pub fn hear(samples: Vec<f32>, rate_hz: u32) -> Result<Vec<f32>> {
+    Ok(resample(&Audio::mono(samples, rate_hz), RATE_HZ)?.mixdown())
+}
 
 /// What is measured.
 #[derive(Debug, Clone)]

@@ -4,11 +4,10 @@ use std::thread;
 
 use musaic_core::{
     Result,
-    media::{Audio, resample},
     role::{Cancel, Conditioning, DecodeOptions, Decoder},
 };
 
-use crate::listen::{RATE_HZ, Ranker};
+use crate::listen::{Ranker, hear};
 
 /// Seconds of each opening that are made and heard before one is chosen.
 const OPENING_S: f64 = 4.0;
@@ -36,10 +35,7 @@ pub fn choose(
     if wishes.is_empty() {
         return Ok(0);
     }
-    let score = |samples: Vec<f32>| -> Result<f32> {
-        let heard = resample(&Audio::mono(samples, rate), RATE_HZ)?.mixdown();
-        Ok(ranker.score(&wishes, &heard))
-    };
+    let score = |samples: Vec<f32>| -> Result<f32> { Ok(ranker.score(&wishes, &hear(samples, rate)?)) };
     let scores: Vec<Result<f32>> = thread::scope(|scope| {
         let threads: Vec<_> = openings.audio.into_iter().map(|samples| scope.spawn(|| score(samples))).collect();
         // A thread that panicked scores nothing; the others still do.
