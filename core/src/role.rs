@@ -232,15 +232,6 @@ pub struct DecodeSummary {
     pub cancelled: bool,
 }
 
-/// Several beginnings of one take.
-#[derive(Debug, Clone)]
-pub struct Openings {
-    /// What the text encoder makes of the words: its mean state, `[d_model]`.
-    pub words: Vec<f32>,
-    /// Mono audio of each, at the decoder's sample rate; [`DecodeOptions::opening`] is the place in the list.
-    pub audio: Vec<Vec<f32>>,
-}
-
 /// Conditioning to audio.
 pub trait Decoder: Send {
     /// Name, widths and rates.
@@ -258,9 +249,19 @@ pub trait Decoder: Send {
         sink: &mut dyn AudioSink,
     ) -> Result<DecodeSummary>;
 
-    /// The first `duration_s` seconds of `count` openings of a take of words alone, made together; each is what
-    /// [`Decoder::decode`] begins with under its number. `None` where the decoder or the conditioning does not offer it,
-    /// or somebody asked to stop.
+    /// What the text encoder makes of the words: its mean state, `[conditioning_dim]`. `None` where there are no words, or
+    /// no text encoder.
+    ///
+    /// # Errors
+    /// The words do not fit this decoder, or the arithmetic fails.
+    fn words(&self, conditioning: &Conditioning) -> Result<Option<Vec<f32>>> {
+        let _ = conditioning;
+        Ok(None)
+    }
+
+    /// The first `duration_s` seconds of `count` openings of a take of words alone, made together: mono audio at the
+    /// decoder's sample rate, each what [`Decoder::decode`] begins with when [`DecodeOptions::opening`] is its place in the
+    /// list. `None` where the decoder or the conditioning does not offer it, or somebody asked to stop.
     ///
     /// # Errors
     /// An option or the words do not fit this decoder, or the arithmetic fails.
@@ -271,7 +272,7 @@ pub trait Decoder: Send {
         count: usize,
         duration_s: f64,
         cancel: &Cancel,
-    ) -> Result<Option<Openings>> {
+    ) -> Result<Option<Vec<Vec<f32>>>> {
         let _ = (conditioning, options, count, duration_s, cancel);
         Ok(None)
     }

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use musaic_core::{
     Error, Result,
-    role::{AudioSink, Cancel, Conditioning, DecodeOptions, DecodeSummary, Decoder, DecoderSpec, Openings},
+    role::{AudioSink, Cancel, Conditioning, DecodeOptions, DecodeSummary, Decoder, DecoderSpec},
 };
 
 use super::{Conditioned, Generation, Musicgen, Plan, codec::Stream, delay::Codes, philox::Piece};
@@ -61,6 +61,16 @@ impl Decoder for Musicgen {
         Ok(DecodeSummary { samples: cut.written, steps, cancelled })
     }
 
+    fn words(&self, conditioning: &Conditioning) -> Result<Option<Vec<f32>>> {
+        match conditioning {
+            Conditioning::Text(text) if !text.trim().is_empty() => {
+                let (states, _) = self.encode_text(&[text])?;
+                Ok(Some(states.get(0)?.to_dtype(DType::F32)?.mean(0)?.to_vec1()?))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn openings(
         &mut self,
         conditioning: &Conditioning,
@@ -68,7 +78,7 @@ impl Decoder for Musicgen {
         count: usize,
         duration_s: f64,
         cancel: &Cancel,
-    ) -> Result<Option<Openings>> {
+    ) -> Result<Option<Vec<Vec<f32>>>> {
         let Conditioning::Text(text) = conditioning else { return Ok(None) };
         let own = options.continue_from.is_some() || options.melody.is_some() || options.reference;
         if own || count == 0 || text.trim().is_empty() || self.spec.channels != 1 {
@@ -87,9 +97,9 @@ impl Musicgen {
         count: usize,
         duration_s: f64,
         cancel: &Cancel,
-    ) -> Result<Option<Openings>> {
-        let (states, mask) = self.encode_text(&vec![text; count])?;
-        let words = states.get(0)?.to_dtype(DType::F32)?.mean(0)?.to_vec1::<f32>()?;
+    ) -> Result<Option<Vec<Vec<f32>>>> {
+        let (states, mask) = self.encode_text(&[text])?;
+        let (states, mask) = (states.repeat((count, 1, 1))?, mask.repeat((count, 1))?);
         let conditioned = self.condition(&states, Some(&mask), None, &mut ())?;
         let frames = self.samples(duration_s)?.div_ceil(self.codec.config().hop_length());
         let plan = Plan { openings: true, ..self.plan(options, &conditioned, None, frames)? };
@@ -101,8 +111,7 @@ impl Musicgen {
             generation.step(&mut ())?;
         }
         let audio = self.waveform(&generation.codes(0..frames))?;
-        let audio = audio.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        Ok(Some(Openings { words, audio }))
+        Ok(Some(audio.squeeze(1)?.to_dtype(DType::F32)?.to_vec2()?))
     }
 }
 
