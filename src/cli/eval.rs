@@ -25,7 +25,7 @@ use crate::{
         CLIP_S,
         codec::{Reconstruction, log_mel_db, si_sdr_db},
         fit::{Measured, fit},
-        joins::{Joins, slides},
+        joins::Joins,
         model::{Clip, Loaded, Maker, Part, load},
         pieces::{Piece, pieces},
         prompts::{ATTRIBUTES, prompts},
@@ -332,15 +332,15 @@ impl Long {
         let options = defaults(&config);
         let rate = model.codec().config().sampling_rate as u32;
         let frame_rate = model.codec().config().frame_rate();
-        let window = model.generation_config().window_frames(&model.config().decoder);
         let frames = (self.seconds * frame_rate as f64).round() as usize;
         let at = |frame: usize| frame * RATE_HZ as usize / frame_rate;
-        let places: Vec<usize> = slides(window, frames).into_iter().map(at).collect();
         let mut joins = Joins::default();
         for prompt in &self.prompts {
             for take in 0..self.takes {
                 let options = DecodeOptions { seed: self.seed + take, ..options.clone() };
-                let codes = model.begin(&Conditioning::Text(prompt.clone()), &options, None, frames)?.run()?;
+                let mut generation = model.begin(&Conditioning::Text(prompt.clone()), &options, None, frames)?;
+                let places: Vec<usize> = generation.slides().into_iter().map(at).collect();
+                let codes = generation.run()?;
                 let samples = model.waveform(&codes)?.flatten_all()?.to_vec1::<f32>()?;
                 joins.add(&hear(samples, rate)?, &places);
                 say(&format!("{prompt}: take {}", take + 1));

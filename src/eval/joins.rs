@@ -50,12 +50,6 @@ pub struct Joins {
     pub largest_step_db: f64,
 }
 
-/// The times, in frames, at which a window of `window` frames slides while `frames` are made; two thirds are kept.
-pub fn slides(window: usize, frames: usize) -> Vec<usize> {
-    let advance = window - (window * 2 / 3).max(1).min(window - 1);
-    (window..frames).step_by(advance.max(1)).collect()
-}
-
 /// Value at `share` of the sorted `values`.
 fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
@@ -163,13 +157,6 @@ mod tests {
     fn steady(seconds: usize) -> Vec<f32> {
         let second = RATE_HZ as usize;
         (0..seconds * second).map(|i| 0.2 * (i as f32 * 0.11).sin() * (1.0 + 0.3 * (i as f32 * 3e-4).sin())).collect()
-    }
-
-    #[test]
-    fn windows_slide_by_a_third() {
-        assert_eq!(slides(500, 1000), [500, 667, 834]);
-        assert!(slides(500, 500).is_empty());
-        assert_eq!(slides(1, 3), [1, 2]);
     }
 
     #[test]

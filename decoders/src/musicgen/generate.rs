@@ -71,6 +71,17 @@ impl Plan {
         }
     }
 
+    /// Frames that a full window keeps when it is placed anew: two thirds.
+    fn kept(&self) -> usize {
+        (self.window * 2 / 3).max(1)
+    }
+
+    /// The frames before which the window is placed anew.
+    fn slides(&self) -> impl Iterator<Item = usize> + use<> {
+        let prompt = self.prompt.as_ref().map_or(0, |prompt| prompt.length);
+        (self.window.max(prompt)..self.frames).step_by((self.window - self.kept()).max(1))
+    }
+
     /// The plan of the reference for `max_new_tokens` steps after `prompt`.
     pub fn reference(pattern: &DelayPattern, prompt: Option<Codes>, max_new_tokens: usize) -> Self {
         let length = prompt.as_ref().map_or(0, |prompt| prompt.length) + 1 + max_new_tokens;
@@ -179,6 +190,11 @@ impl<'m> Generation<'m> {
         self.finished
     }
 
+    /// The frames before which the window is placed anew, counted from the start of the piece.
+    pub fn slides(&self) -> Vec<usize> {
+        self.plan.slides().collect()
+    }
+
     /// Codes of finished frames, not delayed.
     pub fn codes(&self, frames: Range<usize>) -> Codes {
         let Codes { batch, codebooks, length, .. } = self.delayed;
@@ -236,8 +252,7 @@ impl<'m> Generation<'m> {
         let window = self.plan.window;
         let wanted = self.columns <= self.plan.frames;
         if wanted && self.columns - self.base > window {
-            let keep = (window * 2 / 3).max(1);
-            self.base = self.columns - 1 - keep;
+            self.base = self.columns - 1 - self.plan.kept();
             self.fed = 0;
             self.started.state.rewind();
         }
@@ -291,5 +306,58 @@ impl<'m> Generation<'m> {
         }
         self.columns += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use musaic_core::{WeightFormat, weights::Weights};
+
+    use super::*;
+
+    /// One layer, two codebooks, random weights.
+    fn lm() -> Lm {
+        let config = serde_json::json!({
+            "vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 8,
+            "num_codebooks": 2,
+        });
+        let config = serde_json::from_value(config).unwrap();
+        Lm::load(&config, false, &Weights::random(3, &Device::Cpu, WeightFormat::F32)).unwrap()
+    }
+
+    /// The frames before which the window of a piece really was placed anew.
+    fn seen(generation: &mut Generation<'_>) -> Vec<usize> {
+        let mut seen = Vec::new();
+        let mut base = 0;
+        while !generation.is_done() {
+            // The column that this step makes is that of this frame in codebook 0.
+            let frame = generation.columns - 1;
+            generation.step(&mut ()).unwrap();
+            if generation.base != base {
+                base = generation.base;
+                seen.push(frame);
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn windows_slide_by_a_third_where_they_say() {
+        let plan = |window, frames| Plan { window, ..Plan::new(frames) };
+        assert_eq!(plan(500, 1000).slides().collect::<Vec<_>>(), [500, 667, 834]);
+        assert_eq!(plan(500, 500).slides().count(), 0);
+
+        let lm = lm();
+        let states = Tensor::zeros((1, 1, 8), DType::F32, &Device::Cpu).unwrap();
+        let nothing = Conditioned::Cross { states, mask: None };
+        for (window, prompt, frames) in [(1, 0, 5), (2, 0, 6), (10, 0, 10), (10, 0, 31), (11, 4, 40), (10, 25, 44)] {
+            let prompt = (prompt > 0).then(|| Codes::filled(1, 2, prompt, 5));
+            let first = prompt.as_ref().map_or(0, |prompt| prompt.length);
+            let mut generation = Generation::new(&lm, &nothing, Plan { prompt, ..plan(window, frames) }).unwrap();
+            let said = generation.slides();
+            assert_eq!(seen(&mut generation), said, "window {window}, {first} frames of a prompt, {frames} in all");
+            assert_eq!(said.is_empty(), frames <= window.max(first), "{said:?}");
+        }
     }
 }
