@@ -259,7 +259,7 @@ impl Fit {
         }
         let measure = |piece: Piece, clip: Clip| -> Vec<Measured> {
             let parts = clip.samples.chunks_exact(length);
-            parts.map(|part| Measured { features: Features::of(part), piece: piece.clone(), length }).collect()
+            parts.map(|part| Measured { features: Features::of(part), piece: piece.clone() }).collect()
         };
         let mut all = Vec::new();
         for part in [Part::First, Part::Last] {
@@ -267,7 +267,7 @@ impl Fit {
         }
         let all: Vec<Measured> = all.into_iter().flatten().collect();
         say(&format!("training on {} clips", all.len()));
-        print(&format!("{}\n", serde_json::to_string(&fit(&all, self.small)?)?))
+        print(&format!("{}\n", serde_json::to_string(&fit(&all, length, self.small)?)?))
     }
 }
 

@@ -15,8 +15,6 @@ pub struct Measured {
     pub piece: Piece,
     /// The measures.
     pub features: Features,
-    /// Samples of the clip.
-    pub length: usize,
 }
 
 /// Held chords of plain tones. No piece of the corpus is so pure, and without them the drums are heard in such sounds.
@@ -39,11 +37,11 @@ fn plain_tones(length: usize) -> Vec<Vec<f32>> {
     roots.flat_map(|root| [(root, 3, 1), (root, 4, 1), (root, 4, 4)]).map(chord).collect()
 }
 
-/// Trains all detectors; `small` ones have two fifths of the hidden units, to ship beside a model.
+/// Trains all detectors on clips of `length` samples; `small` ones have two fifths of the hidden units, to ship beside a model.
 ///
 /// # Errors
 /// The networks do not survive packing, which would be a fault of this program.
-pub fn fit(all: &[Measured], small: bool) -> Result<Stored> {
+pub fn fit(all: &[Measured], length: usize, small: bool) -> Result<Stored> {
     let tempo_norm = Norm::fit(all.iter().flat_map(|m| &m.features.tempo));
     let key_norm = Norm::fit(all.iter().flat_map(|m| &m.features.key));
     let sound_norm = Norm::fit(all.iter().map(|m| &m.features.sound));
@@ -78,7 +76,7 @@ pub fn fit(all: &[Measured], small: bool) -> Result<Stored> {
             .collect()
     };
     let mut drums = classes(&|p| p.attributes.drums.to_string(), &["false", "true"]);
-    drums.extend(all.first().into_iter().flat_map(|m| plain_tones(m.length)).map(|samples| Example {
+    drums.extend(plain_tones(length).into_iter().map(|samples| Example {
         candidates: vec![sound_norm.apply(&Features::of(&samples).sound)],
         right: vec![true, false],
     }));
