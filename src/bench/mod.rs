@@ -3,7 +3,6 @@
 //! Every component runs in a process of its own, so that its peak memory is its own and nothing is warm that would not be.
 
 pub mod components;
-pub mod machine;
 
 use serde::{Deserialize, Serialize};
 

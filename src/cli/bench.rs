@@ -6,8 +6,8 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    bench::{Machine, Row, components, machine},
-    pipeline::preflight::gigabytes,
+    bench::{Machine, Row, components},
+    pipeline::{machine, preflight::gigabytes},
 };
 
 /// Arguments of `musaic bench`.

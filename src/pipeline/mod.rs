@@ -1,6 +1,7 @@
 //! One request, from words to a finished file: finding the model, checking that it fits, making the music, writing it.
 
 pub mod generate;
+pub mod machine;
 pub mod models;
 pub mod openings;
 pub mod output;

@@ -10,7 +10,7 @@ use musaic_core::{
 };
 use musaic_decoders::musicgen::LmConfig;
 
-use crate::bench::machine;
+use super::machine;
 
 /// Shape of the product that is timed: small enough to be made and run at once, large enough that all threads take part.
 const ROWS: usize = 256;

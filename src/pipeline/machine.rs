@@ -1,4 +1,4 @@
-//! What this machine can do at best: the limit that the measured speeds are held against.
+//! What this machine can do at best: what estimates reckon with, and the limit that measured speeds are held against.
 
 use std::{hint::black_box, thread, time::Instant};
 
