@@ -15,7 +15,7 @@ golden *ARGS:
 bench *ARGS:
     cargo run --release --locked --features full --bin musaic -- bench {{ARGS}}
 
-# the measured evidence for the embedded model, written to docs/NANO.md's tables
+# the measured evidence for the embedded model: the tables of docs/NANO.md
 evidence *ARGS:
     scripts/evidence.sh {{ARGS}}
 

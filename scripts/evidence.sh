@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures whether the built-in model follows its prompts; docs/NANO.md says what the numbers mean.
 #   scripts/evidence.sh [DIR] [MODEL]     DIR keeps corpus and clips (about 2 GB): a second run goes on where the first stopped
+# The detectors are those built in; `musaic eval fit` trained them.
 # The sound font comes from a distribution package: apt install fluid-soundfont-gm (or SOUND_FONT=PATH).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +18,15 @@ for attribute in drums mode family brightness density; do
   "$bin/musaic-corpus" prompts --split test --attribute "$attribute" --count 120 >"$dir/prompts/$attribute.jsonl"
 done
 
-for step in codec detectors nano; do
-  echo "== musaic eval $step" >&2
-  "$bin/musaic" eval "$step" --corpus "$dir" --model "$model" | tee "$dir/$step.md"
-done
+# step NAME ARGS...: one command of the evaluation; its table goes to DIR/NAME.md as well.
+step() {
+  local name=$1
+  shift
+  echo "== musaic eval $*" >&2
+  "$bin/musaic" eval "$@" --model "$model" | tee "$dir/$name.md"
+}
+step codec codec --corpus "$dir"
+step detectors detectors --corpus "$dir"
+step nano nano --corpus "$dir"
+step nano-alone nano --corpus "$dir" --openings 1
+step joins joins --takes 1
