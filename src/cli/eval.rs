@@ -237,7 +237,8 @@ fn codec(common: &Common) -> anyhow::Result<()> {
     let mut all = Vec::new();
     for piece in pieces(&common.corpus, "test", common.pieces)? {
         let truth = maker.read(&common.corpus.join(&piece.file))?;
-        let back = maker.decode(&maker.encode(&truth)?)?.samples;
+        let back = maker.decode(&maker.encode(&truth)?)?;
+        let truth = hear(truth, maker.rate())?;
         all.push((si_sdr_db(&truth, &back), log_mel_db(&truth, &back)));
     }
     show(&Reconstruction::of(all), common.json, |r| {

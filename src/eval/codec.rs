@@ -26,7 +26,7 @@ pub fn si_sdr_db(truth: &[f32], estimate: &[f32]) -> f64 {
     10.0 * ((scale * scale * dot(truth, truth)).max(1e-12) / rest.max(1e-12)).log10()
 }
 
-/// Mean absolute difference of levels in 64 mel bands, 60 dB deep, frames of 64 ms every 16 ms.
+/// Mean absolute difference of levels in 64 mel bands at [`RATE_HZ`], 60 dB deep, frames of 64 ms every 16 ms.
 pub fn log_mel_db(truth: &[f32], estimate: &[f32]) -> f64 {
     let levels = |x: &[f32]| mel_levels(&spectra(x, RATE_HZ, 1024, 256), 64, 30.0, 60.0);
     let (a, b) = (levels(truth), levels(estimate));

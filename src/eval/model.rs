@@ -8,21 +8,21 @@ use std::{
 use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
-    media::{Audio, AudioWriter, Limits, WriteOptions, read_audio, resample},
+    media::{AudioWriter, Limits, WriteOptions, read_audio, resample},
     role::{Cancel, Conditioning, DecodeOptions},
 };
 use musaic_decoders::musicgen::{Musicgen, delay::Codes};
 
 use super::CLIP_S;
 use crate::{
-    listen::{RATE_HZ, Ranker},
+    listen::{RATE_HZ, Ranker, hear},
     pipeline::openings::choose,
 };
 
 /// A clip as the codec gives it, and the first codebook of its codes.
 #[derive(Debug, Clone)]
 pub struct Clip {
-    /// Mono, at the rate of the detectors.
+    /// Mono, at [`RATE_HZ`].
     pub samples: Vec<f32>,
     /// Codes of the first codebook.
     pub codes: Vec<u32>,
@@ -41,7 +41,8 @@ impl Maker {
         Self { model, ranker, folder }
     }
 
-    fn rate(&self) -> u32 {
+    /// Samples a second of the codec.
+    pub fn rate(&self) -> u32 {
         self.model.codec().config().sampling_rate as u32
     }
 
@@ -55,9 +56,7 @@ impl Maker {
             return Ok(clip);
         }
         let samples = part.of(&self.read(path)?, self.rate());
-        let clip = self.decode(&self.encode(&samples)?)?;
-        keep(&base, &clip, self.rate())?;
-        Ok(clip)
+        self.keep(&base, &self.encode(&samples)?)
     }
 
     /// A file as mono at the codec's rate.
@@ -80,13 +79,19 @@ impl Maker {
         Codes::from_tensor(&codes, codebooks)
     }
 
-    /// From codes.
+    /// From codes to mono at [`RATE_HZ`].
     ///
     /// # Errors
     /// A code is out of range, or the arithmetic fails.
-    pub fn decode(&self, codes: &Codes) -> Result<Clip> {
-        let samples = self.model.waveform(codes)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(Clip { samples, codes: codes.row(0).to_vec() })
+    pub fn decode(&self, codes: &Codes) -> Result<Vec<f32>> {
+        hear(self.model.waveform(codes)?.flatten_all()?.to_vec1()?, self.rate())
+    }
+
+    /// The clip of these codes, which is written as well.
+    fn keep(&self, base: &Path, codes: &Codes) -> Result<Clip> {
+        let clip = Clip { samples: self.decode(codes)?, codes: codes.row(0).to_vec() };
+        keep(base, &clip)?;
+        Ok(clip)
     }
 
     /// A clip from a prompt; `name` is its place in the folder.
@@ -112,9 +117,7 @@ impl Maker {
             options.opening = choose(&mut self.model, ranker, &words, &options, openings, &Cancel::default())?;
         }
         let codes = self.model.begin(&words, &options, None, frames)?.run()?;
-        let clip = self.decode(&codes)?;
-        keep(&base, &clip, self.rate())?;
-        Ok(clip)
+        self.keep(&base, &codes)
     }
 }
 
@@ -192,16 +195,39 @@ fn kept(base: &Path) -> Result<Option<Clip>> {
 }
 
 /// The codes come last: where they are, the audio is whole.
-fn keep(base: &Path, clip: &Clip, rate: u32) -> Result<()> {
+fn keep(base: &Path, clip: &Clip) -> Result<()> {
     if let Some(folder) = base.parent() {
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
     let path = base.with_extension("wav");
     let options = WriteOptions::default().with_overwrite(true);
-    let mut writer = AudioWriter::create(&path, rate, 1, &options)?;
-    writer.write(&Audio::mono(clip.samples.clone(), rate).planes())?;
+    let mut writer = AudioWriter::create(&path, RATE_HZ, 1, &options)?;
+    writer.write(&[&clip.samples])?;
     writer.finish()?;
     let ids: Vec<String> = clip.codes.iter().map(u32::to_string).collect();
     let path = base.with_extension("codes");
     fs::write(&path, ids.join(" ")).map_err(|e| Error::io(&path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clip_is_at_one_rate_made_or_read_back() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/musicgen/tiny/model");
+        let Loaded { model, ranker, .. } = load(&model.display().to_string(), None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut maker = Maker::new(model, ranker, folder.path().to_owned());
+        assert_eq!(maker.rate(), 2 * RATE_HZ);
+        let options = DecodeOptions::default();
+        let mut clip = || maker.generate("a", "calm piano", 1, &options, 1).unwrap();
+        let (made, read) = (clip(), clip());
+        assert_eq!(made.samples.len(), CLIP_S * RATE_HZ as usize);
+        assert_eq!((made.samples.len(), &made.codes), (read.samples.len(), &read.codes));
+        // A file holds what is at full scale or below.
+        let differences = made.samples.iter().zip(&read.samples).map(|(a, b)| (a.clamp(-1.0, 1.0) - b).abs());
+        let difference = differences.fold(0.0, f32::max);
+        assert!(difference < 1e-3, "{difference}");
+    }
 }
