@@ -101,6 +101,12 @@ impl WeightFormat {
         }
     }
 
+    /// This format, or `bound` where this one is coarser.
+    #[must_use]
+    pub fn no_coarser_than(self, bound: Self) -> Self {
+        if self.bits() < bound.bits() { bound } else { self }
+    }
+
     /// Mean bits a weight takes.
     pub fn bits(self) -> f64 {
         match self {

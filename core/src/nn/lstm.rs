@@ -8,7 +8,10 @@ use super::{
     simd::{Kernel, Simd, dispatch},
     slices,
 };
-use crate::weights::Weights;
+use crate::{WeightFormat, weights::Weights};
+
+/// The coarsest format of recurrent weights: their errors go round, and they are a small share of any model.
+const COARSEST: WeightFormat = WeightFormat::Q8_0;
 
 /// A stack of LSTM layers of one width.
 ///
@@ -36,18 +39,21 @@ struct Layer {
 }
 
 impl Lstm {
-    /// Loads `weight_ih_l{i}`, `weight_hh_l{i}` `[4 * dim, dim]`, `bias_ih_l{i}`, `bias_hh_l{i}` `[4 * dim]`.
+    /// Loads `weight_ih_l{i}`, `weight_hh_l{i}` `[4 * dim, dim]`, `bias_ih_l{i}`, `bias_hh_l{i}` `[4 * dim]`. Where weights
+    /// are held in `q4_k`, both matrices are held in `q8_0`.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn load(dim: usize, layers: usize, weights: &Weights) -> crate::Result<Self> {
+        let format = weights.format().no_coarser_than(COARSEST);
+        let matrix = |name: String| weights.matrix_as(4 * dim, dim, &name, format);
         let layers = (0..layers)
             .map(|i| {
                 let bias = (weights.tensor(4 * dim, &format!("bias_ih_l{i}"))?
                     + weights.tensor(4 * dim, &format!("bias_hh_l{i}"))?)?;
                 Ok(Layer {
-                    input: weights.matrix(4 * dim, dim, &format!("weight_ih_l{i}"))?,
-                    hidden: weights.matrix(4 * dim, dim, &format!("weight_hh_l{i}"))?,
+                    input: matrix(format!("weight_ih_l{i}"))?,
+                    hidden: matrix(format!("weight_hh_l{i}"))?,
                     bias,
                 })
             })
@@ -171,10 +177,19 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::{
-        WeightFormat,
-        nn::testing::{assert_close, noise},
-    };
+    use crate::nn::testing::{assert_close, noise};
+
+    #[test]
+    fn recurrent_weights_are_never_in_four_bits() {
+        let held = |format| {
+            let lstm = Lstm::load(256, 2, &Weights::random(5, &Device::Cpu, format)).unwrap();
+            lstm.layers.iter().flat_map(|layer| [layer.input.format(), layer.hidden.format()]).collect::<Vec<_>>()
+        };
+        assert_eq!(held(WeightFormat::Q4K), [WeightFormat::Q8_0; 4]);
+        for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Q8_0] {
+            assert_eq!(held(format), [format; 4]);
+        }
+    }
 
     #[test]
     fn the_kernel_agrees_with_candle_and_blocks_with_the_whole() {

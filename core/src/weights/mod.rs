@@ -298,17 +298,29 @@ impl Weights {
         self.matrix_stacked(&[rows], cols, &[name])
     }
 
+    /// As [`Weights::matrix`], in a given format.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn matrix_as(&self, rows: usize, cols: usize, name: &str, format: WeightFormat) -> Result<Matrix> {
+        self.stacked_as(&[rows], cols, &[name], format)
+    }
+
     /// Several matrices of one width stacked by rows into one (such as query, key and value), each held once.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn matrix_stacked(&self, rows: &[usize], cols: usize, names: &[&str]) -> Result<Matrix> {
+        self.stacked_as(rows, cols, names, self.format())
+    }
+
+    fn stacked_as(&self, rows: &[usize], cols: usize, names: &[&str], format: WeightFormat) -> Result<Matrix> {
         let claimed: Vec<_> = rows.iter().zip(names).map(|(&rows, name)| self.claim(name, &[rows, cols])).collect();
         let total = rows.iter().sum();
         if claimed.iter().any(Option::is_none) {
             return Ok(Matrix::from_tensor(self.placeholder(&Shape::from((total, cols)), self.dtype())?));
         }
-        let mut builder = MatrixBuilder::new(total, cols, self.format(), self.device())?;
+        let mut builder = MatrixBuilder::new(total, cols, format, self.device())?;
         for (name, &rows) in claimed.iter().flatten().zip(rows) {
             self.shared.source.read_shaped(name, &[rows, cols], &mut |piece| Ok(builder.push(piece)?))?;
         }
