@@ -18,12 +18,13 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    models, openings,
+    models,
+    openings::{self, OPENING_S},
     output::Output,
     preflight::{self, Need},
     request::{Input, MadeWith, Request, Stopped},
     sink::{TakeSink, Watch},
-    speed::Speed,
+    speed::{Speed, Work},
     store::Store,
 };
 use crate::{config::RunConfig, listen::Ranker};
@@ -50,6 +51,14 @@ pub struct Job {
     pub melody: Option<PathBuf>,
     /// Steps after which to stop, as the user did when the piece was made first.
     pub stop_after_steps: Option<usize>,
+}
+
+impl Job {
+    /// Openings that a model which can choose makes of each take, if the words ask for anything; 1 is no choice.
+    fn openings(&self) -> u32 {
+        let words_alone = self.continue_from.is_none() && self.melody.is_none() && !self.config.reference;
+        if words_alone && !self.prompt.trim().is_empty() { self.config.generate.openings } else { 1 }
+    }
 }
 
 /// What a job will need, known before any weight is read.
@@ -116,12 +125,18 @@ pub fn plan(job: &Job) -> anyhow::Result<Plan> {
     };
     let device = choice.open()?;
     let seconds = job.config.generate.seconds;
-    let need: Need = store.need(seconds);
+    let openings = if store.has_ranker() { job.openings() } else { 1 };
+    let need: Need = store.need(seconds, openings);
     let available = if device.is_cpu() { preflight::available_memory() } else { None };
     let preferred = store.preferred_format(&device);
     let format = preflight::choose(&need, job.config.format()?, preferred, available)?;
-    let work = store.work(seconds);
-    let about_s = if device.is_cpu() { Some(Speed::measure(&work, format)?.seconds(&work, format)) } else { None };
+    let time = |work: Work| -> Result<f64> { Ok(Speed::measure(&work, format)?.seconds(&work, format)) };
+    let about_s = if device.is_cpu() {
+        let choice = if openings > 1 { time(store.work(openings, OPENING_S))? } else { 0.0 };
+        Some(choice + time(store.work(1, seconds))?)
+    } else {
+        None
+    };
     Ok(Plan {
         parameters: store.parameters(),
         format,

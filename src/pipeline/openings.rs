@@ -10,7 +10,7 @@ use musaic_core::{
 use crate::listen::{Ranker, hear};
 
 /// Seconds of each opening that are made and heard before one is chosen.
-const OPENING_S: f64 = 4.0;
+pub(super) const OPENING_S: f64 = 4.0;
 
 /// Number of the opening among `count` that suits the words best; 0 where there is nothing to choose by.
 ///

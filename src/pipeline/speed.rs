@@ -1,5 +1,5 @@
 //! How long a piece will take, from a measurement of a few milliseconds of what takes the time: products of the weights
-//! with two rows (guided and not), one after another.
+//! with a few rows (guided and not, of each piece that is made at once), one after another.
 
 use std::{hint::black_box, time::Instant};
 
@@ -49,18 +49,20 @@ impl Step {
     }
 }
 
-/// The work of one take.
+/// The work of one take, or of several pieces that are made together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Work {
     /// Of the language model, once a frame.
     pub step: Step,
+    /// Rows that each product has: two a piece, guided and not.
+    pub rows: usize,
     /// Number of steps.
     pub steps: f64,
     /// Bytes of keys and values that an average step reads.
     pub cache_bytes: f64,
     /// Parameters of the codec.
     pub codec_parameters: u64,
-    /// Seconds of sound.
+    /// Seconds of sound, of all pieces together.
     pub seconds: f64,
 }
 
@@ -81,9 +83,9 @@ impl Speed {
     /// # Errors
     /// Memory runs out.
     pub fn measure(work: &Work, format: WeightFormat) -> Result<Self> {
-        let call_s = product_s(&matrix(TINY, TINY, WeightFormat::F32)?)?;
+        let call_s = product_s(&matrix(TINY, TINY, WeightFormat::F32)?, work.rows)?;
         let weights = matrix(ROWS, COLS, format)?;
-        let product_s = (product_s(&weights)? - call_s).max(1e-9);
+        let product_s = (product_s(&weights, work.rows)? - call_s).max(1e-9);
         let large = work.weight_bytes(format) > CACHE_BYTES;
         let threads = musaic_core::nn::threads();
         Ok(Self {
@@ -121,9 +123,9 @@ fn matrix(rows: usize, cols: usize, format: WeightFormat) -> Result<Matrix> {
     Ok(builder.finish()?)
 }
 
-/// Median time of a product with two rows.
-fn product_s(matrix: &Matrix) -> Result<f64> {
-    let xs = Tensor::ones((2, 1, matrix.cols()), candle_core::DType::F32, &Device::Cpu)?;
+/// Median time of a product with so many rows.
+fn product_s(matrix: &Matrix, rows: usize) -> Result<f64> {
+    let xs = Tensor::ones((rows, 1, matrix.cols()), candle_core::DType::F32, &Device::Cpu)?;
     black_box(matrix.forward(&xs)?);
     let mut times = [0.0; RUNS];
     for time in &mut times {
@@ -153,6 +155,7 @@ mod tests {
     fn work(width: usize) -> Work {
         Work {
             step: Step { parameters: 24 * 14 * width * width, products: 196 },
+            rows: 2,
             steps: 500.0,
             cache_bytes: 1e6,
             codec_parameters: 59_000_000,

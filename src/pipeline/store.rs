@@ -18,6 +18,7 @@ use crate::listen::Ranker;
 
 use super::{
     models::{Found, Place},
+    openings::OPENING_S,
     preflight::Need,
     speed::{Step, Work},
 };
@@ -121,30 +122,44 @@ impl Store {
         Musicgen::spec_of(&self.config, &self.generation_config).frame_rate_hz
     }
 
-    /// Memory for a piece of `seconds`.
-    pub fn need(&self, seconds: f64) -> Need {
-        let lm = &self.config.decoder;
-        let spec = Musicgen::spec_of(&self.config, &self.generation_config);
-        let window = seconds.min(spec.window_s) * f64::from(spec.frame_rate_hz);
-        // Keys and values of two rows (guidance) in f32, for every layer and position.
-        let cache = 2.0 * 2.0 * 4.0 * (lm.num_hidden_layers * lm.hidden_size) as f64 * window;
+    /// Memory for a piece of `seconds`, and for `openings` to choose from if they are more than one.
+    pub fn need(&self, seconds: f64, openings: u32) -> Need {
+        // The openings are gone when the piece begins.
+        let openings = if openings > 1 { self.cache_bytes(openings, OPENING_S) } else { 0.0 };
         Need {
             matrix_parameters: self.parameters - self.plain_parameters,
             plain_parameters: self.plain_parameters,
-            cache_bytes: cache as u64,
+            cache_bytes: self.cache_bytes(1, seconds).max(openings) as u64,
         }
     }
 
-    /// Work of a piece of `seconds`.
-    pub fn work(&self, seconds: f64) -> Work {
-        let steps = seconds * f64::from(self.frame_rate_hz());
+    /// Bytes of keys and values of `pieces` of `seconds` that are made together: f32, two rows each (guidance), for every
+    /// layer and position.
+    fn cache_bytes(&self, pieces: u32, seconds: f64) -> f64 {
+        let lm = &self.config.decoder;
+        let spec = Musicgen::spec_of(&self.config, &self.generation_config);
+        let window = seconds.min(spec.window_s) * f64::from(spec.frame_rate_hz);
+        2.0 * 2.0 * 4.0 * f64::from(pieces) * (lm.num_hidden_layers * lm.hidden_size) as f64 * window
+    }
+
+    /// Work of `pieces` of `seconds` that are made together.
+    pub fn work(&self, pieces: u32, seconds: f64) -> Work {
         Work {
             step: Step::of(&self.config.decoder),
-            steps,
+            rows: 2 * pieces as usize,
+            steps: seconds * f64::from(self.frame_rate_hz()),
             // It grows from nothing.
-            cache_bytes: self.need(seconds).cache_bytes as f64 / 2.0,
+            cache_bytes: self.cache_bytes(pieces, seconds) / 2.0,
             codec_parameters: self.plain_parameters,
-            seconds,
+            seconds: f64::from(pieces) * seconds,
+        }
+    }
+
+    /// Whether the model comes with something that chooses among openings.
+    pub fn has_ranker(&self) -> bool {
+        match &self.place {
+            Place::BuiltIn => true,
+            Place::Folder(folder) => folder.join("ranker.json").is_file(),
         }
     }
 
@@ -156,10 +171,10 @@ impl Store {
         match &self.place {
             Place::BuiltIn => Ranker::parse(Path::new("built-in ranker.json"), nano::RANKER).map(Some),
             Place::Folder(folder) => {
-                let path = folder.join("ranker.json");
-                if !path.is_file() {
+                if !self.has_ranker() {
                     return Ok(None);
                 }
+                let path = folder.join("ranker.json");
                 let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
                 Ranker::parse(&path, &bytes).map(Some)
             }
@@ -192,4 +207,23 @@ impl Store {
 
 fn parse(label: &Path, bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| Error::config(label, e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::models;
+
+    #[test]
+    fn openings_count_as_they_are_made() {
+        let store = Store::open(&models::find("nano").unwrap()).unwrap();
+        assert!(store.has_ranker());
+        let caches = |seconds, openings| store.need(seconds, openings).cache_bytes;
+        // Four openings of 4 s take what four pieces of 4 s take, and are gone when a piece begins.
+        assert_eq!(caches(1.0, 4), 4 * caches(OPENING_S, 1));
+        assert_eq!(caches(10.0, 1), caches(10.0, 2));
+        let (one, four) = (store.work(1, OPENING_S), store.work(4, OPENING_S));
+        assert_eq!((four.steps, four.rows), (one.steps, 4 * one.rows));
+        assert_eq!((four.seconds, four.cache_bytes), (4.0 * one.seconds, 4.0 * one.cache_bytes));
+    }
 }
