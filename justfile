@@ -50,5 +50,5 @@ audit:
 msrv:
     scripts/msrv.sh
 
-# everything: the checks above, slowest last. Only `audit` wants the network, and says so where there is none
+# everything: the checks above, slowest last. What lacks a tool or the network says so, and the others go on
 check-all: check docs features msrv audit fuzz-build

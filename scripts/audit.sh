@@ -3,11 +3,8 @@
 # nothing was checked, and does not fail: that is no fault of the code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-skip() {
-  echo "skipped: $1; NOTHING WAS AUDITED" >&2
-  echo "hint: $2" >&2
-  exit 0
-}
+undone="NOTHING WAS AUDITED"
+. scripts/skip.sh
 command -v cargo-audit >/dev/null || skip "cargo-audit is not installed" "cargo install --locked cargo-audit"
 
 url=https://github.com/RustSec/advisory-db

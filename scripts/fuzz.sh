@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets, and runs each for a while: scripts/fuzz.sh [SECONDS] [TARGET...]; 0 seconds only builds.
 # Neither a nightly compiler nor cargo-fuzz is needed: coverage is an LLVM pass that stable can run, and RUSTC_BOOTSTRAP=1 lets it
-# add the address sanitizer. What a target finds is left in fuzz/artifacts; inputs are kept in fuzz/corpus.
+# add the address sanitizer. Where that or a C++ compiler is missing, says that nothing was built. What a target finds is left in
+# fuzz/artifacts; inputs are kept in fuzz/corpus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+undone="NO FUZZ TARGET WAS BUILT"
+. scripts/skip.sh
 seconds=${1:-60}
 shift || true
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=${CARGO_TARGET_DIR:-target}/fuzz
+command -v "${CXX:-c++}" >/dev/null || skip "no C++ compiler (${CXX:-c++}), which libFuzzer is built with" "apt-get install g++"
+compgen -G "$(rustc --print sysroot)/lib/rustlib/$host/lib/librustc*_rt.asan.a" >/dev/null ||
+  skip "this compiler has no address sanitizer for $host" "a toolchain of rustup on Linux (glibc) has one"
+packages fuzz
 
 flags=(
   --cfg fuzzing -Zsanitizer=address -Ccodegen-units=1

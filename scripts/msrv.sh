@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Checks the workspace with the oldest supported compiler, `rust-version` in Cargo.toml, under whatever name it is installed.
+# Checks the workspace with the oldest supported compiler, `rust-version` in Cargo.toml, under whatever name it is installed. Where
+# it is not, says that it was not tried, and does not fail.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+undone="THE OLDEST SUPPORTED COMPILER WAS NOT TRIED"
+. scripts/skip.sh
 wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
 
 # Whether `rustc $1 --version` is the wanted one.
@@ -16,9 +19,7 @@ elif command -v rustup >/dev/null; then
   done < <(rustup toolchain list)
 fi
 if [ "$toolchain" = none ]; then
-  echo "error: Rust $wanted, the oldest supported, is not installed; here is $(rustc --version)" >&2
-  echo "hint: rustup toolchain install $wanted" >&2
-  exit 1
+  skip "Rust $wanted is not installed, here is $(rustc --version)" "rustup toolchain install $wanted"
 fi
 echo "with $(rustc $toolchain --version)" >&2
 cargo $toolchain check --release --locked --workspace --features full

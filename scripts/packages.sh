@@ -9,7 +9,8 @@ need() {
     echo "hint: install one with rustup, see https://rustup.rs, then run this again" >&2
     exit 2
   }
-  local wanted=1.95 have
+  local wanted have
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
   have=$(rustc --version | sed -E 's/^rustc ([0-9]+\.[0-9]+).*/\1/')
   if [ "$(printf '%s\n%s\n' "$wanted" "$have" | sort -V | head -n 1)" != "$wanted" ]; then
     echo "error: Rust $have found, $wanted or newer needed" >&2
