@@ -29,6 +29,7 @@ features: && cuda-check
     cargo check --release --locked --workspace --all-targets --features mp3
     cargo check --release --locked --workspace --all-targets --features opus
     cargo check --release --locked --workspace --all-targets --features hub
+    cargo check --release --locked --workspace --all-targets --features knn
 
 # the feature `cuda` type-checks; needs neither a GPU nor a CUDA toolkit, links and runs nothing
 cuda-check:

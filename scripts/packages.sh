@@ -18,15 +18,16 @@ need() {
     exit 2
   fi
 
-  # The C compiler and make build LAME and Opus, cmake configures Opus.
+  # The C compiler and make build LAME and Opus, cmake configures Opus and FAISS, which multiplies with OpenBLAS.
   local missing=()
   command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
   command -v cmake >/dev/null || missing+=(cmake)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
+  pkg-config --exists openblas 2>/dev/null || missing+=(libopenblas-dev)
   [ ${#missing[@]} -eq 0 ] && return 0
   if ! command -v apt-get >/dev/null; then
     echo "error: missing ${missing[*]}, and no apt-get to install them with" >&2
-    echo "hint: install a C compiler, make, cmake and pkg-config with your system's package manager" >&2
+    echo "hint: install a C and C++ compiler, make, cmake, pkg-config and OpenBLAS with your system's package manager" >&2
     exit 2
   fi
   local root=()

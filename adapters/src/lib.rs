@@ -1,1 +1,3 @@
 //! Features -> LLM space and back.
+
+pub mod knn;

@@ -3,6 +3,7 @@
 mod delay;
 mod encodec;
 mod greedy;
+mod knn;
 mod melody;
 mod pipeline;
 mod sampling;
@@ -30,5 +31,6 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "musicgen/melody", has_model: true, run: melody::run },
     Kind { name: "musicgen/pipeline", has_model: true, run: pipeline::run },
     Kind { name: "musicgen/sampling", has_model: false, run: sampling::run },
+    Kind { name: "retrieval/knn", has_model: false, run: knn::run },
     Kind { name: "tokenizers/t5-unigram", has_model: false, run: t5_unigram::run },
 ];
