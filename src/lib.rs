@@ -1,6 +1,7 @@
 //! Musaic: any medium in, music and understanding out.
 //!
-//! The crates below this one hold the parts ([`musaic_core`] what all share, [`musaic_decoders`] conditioning -> audio); this
+//! The crates below this one hold the parts ([`musaic_core`] what all share, [`musaic_adapters`] features on their way,
+//! [`musaic_decoders`] conditioning -> audio); this
 //! one knows the whole system: the registry of parts, the run configuration, one request from words to a file, the parity
 //! runner and the command line.
 //!
@@ -18,6 +19,7 @@ pub mod config;
 pub mod eval;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod library;
 pub mod listen;
 pub mod pipeline;
 pub mod registry;

@@ -13,8 +13,14 @@ use clap::CommandFactory;
 use musaic::cli::Cli;
 
 /// The texts depend on what is built in and on the system's own messages; snapshots are of this build.
-const TEXTS: bool =
-    cfg!(all(feature = "mp3", feature = "opus", feature = "hub", not(feature = "cuda"), target_os = "linux"));
+const TEXTS: bool = cfg!(all(
+    feature = "mp3",
+    feature = "opus",
+    feature = "hub",
+    feature = "knn",
+    not(feature = "cuda"),
+    target_os = "linux"
+));
 
 /// Runs the program with nothing of the caller's configuration.
 fn musaic<S: AsRef<OsStr>>(folder: &Path, args: &[S]) -> Output {
@@ -120,6 +126,21 @@ fn a_bad_model_is_refused() {
         .map(|m| [&base[..], &[m]].concat())
         .into();
     refusals("refused_model", &cases.iter().map(Vec::as_slice).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bad_index_is_refused() {
+    refusals(
+        "refused_index",
+        &[
+            &["index", "info", "missing.index"],
+            &["index", "info", "words.wav"],
+            &["index", "search", "empty", "--like", "a.wav"],
+            &["index", "build", "empty", "-o", "new.index"],
+            &["index", "build", "truncated", "-o", "new.index", "--layout", "tree"],
+            &["index", "build", "truncated", "-o", "old.wav"],
+        ],
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod doctor;
 mod eval;
 pub mod failure;
 mod generate;
+mod index;
 mod models;
 mod options;
 mod progress;
@@ -56,6 +57,8 @@ enum Command {
     Verify(crate::verify::Args),
     /// Time each component at the published shapes
     Bench(bench::Args),
+    /// Search a collection of music by likeness
+    Index(index::Args),
     /// List the models that are here
     Models(models::Args),
     /// Download a model from a hub
@@ -119,6 +122,7 @@ impl Cli {
             Command::Spectrogram(args) => spectrogram::run(&args),
             Command::Verify(args) => crate::verify::command(args),
             Command::Bench(args) => bench::run(&args),
+            Command::Index(args) => index::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Pull(args) => pull::run(&args),
             Command::Convert(args) => convert::run(&args),
