@@ -1,4 +1,9 @@
-use std::collections::{BTreeMap, HashMap};
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    slice,
+};
 
 use candle_core::{Device, Tensor};
 use musaic_core::weights::{InMemory, StoredAs, write_safetensors};
@@ -40,12 +45,12 @@ fn like_and_not_like() {
     let (both, drums) = (vector(&library, "calm-drums.wav"), vector(&library, "drums.wav"));
     let except = ["calm-drums.wav".to_owned(), "drums.wav".to_owned()];
 
-    let found = library.search(&[both.clone()], &[], &[], 1).unwrap();
+    let found = library.search(slice::from_ref(&both), &[], &[], 1).unwrap();
     assert_eq!(found[0].piece, "calm-drums.wav");
     assert!((found[0].similarity - 1.0).abs() < 1e-5);
-    let found = library.search(&[both.clone()], &[drums], &except, 4).unwrap();
+    let found = library.search(slice::from_ref(&both), &[drums], &except, 4).unwrap();
     assert_eq!(found.iter().map(|f| f.piece.as_str()).collect::<Vec<_>>(), ["calm.wav", "voice.wav"]);
-    let message = library.search(&[both.clone()], &[both], &[], 1).unwrap_err().to_string();
+    let message = library.search(slice::from_ref(&both), &[both], &[], 1).unwrap_err().to_string();
     assert!(message.contains("cancel out"), "{message}");
 }
 

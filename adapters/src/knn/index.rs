@@ -128,7 +128,7 @@ impl Index {
 
 /// Number of vectors in `values`.
 fn whole(values: &[f32], dim: usize) -> Result<usize> {
-    if dim == 0 || values.is_empty() || values.len() % dim != 0 {
+    if dim == 0 || values.is_empty() || !values.len().is_multiple_of(dim) {
         return Err(Error::argument("vectors", format!("{} numbers", values.len()), format!("rows of {dim}")));
     }
     Ok(values.len() / dim)

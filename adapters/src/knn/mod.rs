@@ -151,7 +151,7 @@ impl Layout {
             }
             Self::Pq => {
                 // Four numbers a part; 8 bits a code where there is enough to learn 256 centres from.
-                let parts = if dim % 4 == 0 { dim / 4 } else { 1 };
+                let parts = if dim.is_multiple_of(4) { dim / 4 } else { 1 };
                 let bits = (4..=8).rev().find(|bits| count >= TRAINING << bits);
                 let bits = bits.ok_or_else(|| {
                     let least = format!("at least {} for the layout pq", TRAINING << 4);
