@@ -13,8 +13,14 @@ use clap::CommandFactory;
 use musaic::cli::Cli;
 
 /// The texts depend on what is built in and on the system's own messages; snapshots are of this build.
-const TEXTS: bool =
-    cfg!(all(feature = "mp3", feature = "opus", feature = "hub", not(feature = "cuda"), target_os = "linux"));
+const TEXTS: bool = cfg!(all(
+    feature = "mp3",
+    feature = "opus",
+    feature = "video",
+    feature = "hub",
+    not(feature = "cuda"),
+    target_os = "linux"
+));
 
 /// Runs the program with nothing of the caller's configuration.
 fn musaic<S: AsRef<OsStr>>(folder: &Path, args: &[S]) -> Output {
