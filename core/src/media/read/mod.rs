@@ -34,6 +34,8 @@ enum Verdict {
     Done,
     /// The file is of no kind this decoder knows; what to say if nobody else knows it.
     Unknown(Error),
+    /// The file is of a kind this decoder knows, and something of it is beyond it; what to say if it is beyond all.
+    Stuck(Error),
     /// The file is of a kind this decoder lacks; what it lacks.
     Lacking(String),
 }
@@ -103,14 +105,21 @@ pub(super) fn decode(path: &Path, limits: &Limits, reference: bool, sink: &mut d
     // Each decoder gets a handle of its own: they share no position.
     let again = || open(path, limits, EXPECTED);
     let opus = head.starts_with(b"OggS") && head.get(28..36) == Some(b"OpusHead");
-    let lacking = if opus && reference {
+    let lacking = if let Some(kind) = known::foreign(&head) {
+        kind.to_owned()
+    } else if opus && reference {
         "FFmpeg's opus decoder".to_owned()
     } else {
         let verdict = if opus { decode_opus(file, path, sink)? } else { symphonia::decode(file, path, sink)? };
         match verdict {
             Verdict::Done => return Ok(()),
             Verdict::Lacking(what) => what,
-            Verdict::Unknown(error) => match known::other(&head) {
+            // A video with sound may hold boxes that only a reader of video understands.
+            Verdict::Stuck(error) => match known::container(&head) {
+                Some(what) if cfg!(feature = "video") => what.to_owned(),
+                _ => return Err(error),
+            },
+            Verdict::Unknown(error) => match known::container(&head) {
                 Some(what) => what.to_owned(),
                 None => return Err(error),
             },

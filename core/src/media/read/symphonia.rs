@@ -63,7 +63,7 @@ impl MediaSource for Source {
     }
 }
 
-/// Decodes the default audio track. [`Verdict::Unknown`] and [`Verdict::Lacking`] come before the first sample.
+/// Decodes the default audio track. All verdicts but [`Verdict::Done`] come before the first sample.
 pub(super) fn decode(file: File, path: &Path, sink: &mut dyn Sink) -> Result<Verdict> {
     let broken = |fault: Fault| match fault {
         Fault::IoError(source) if source.kind() != std::io::ErrorKind::UnexpectedEof => Error::io(path, source),
@@ -85,7 +85,7 @@ pub(super) fn decode(file: File, path: &Path, sink: &mut dyn Sink) -> Result<Ver
             let found = "a file that is not audio, or of a kind that is not known";
             return Ok(Verdict::Unknown(Error::format(path, EXPECTED, found)));
         }
-        Err(fault) => return Ok(Verdict::Unknown(broken(fault))),
+        Err(fault) => return Ok(Verdict::Stuck(broken(fault))),
     };
     let none = || Error::format(path, EXPECTED, "no audio track that can be decoded");
     // A track without parameters is one whose codec is not known.
@@ -173,7 +173,7 @@ fn packets(
     }
 }
 
-/// Opus in Matroska: symphonia takes the container apart, libopus decodes.
+/// Opus in Matroska and mp4: symphonia takes the container apart, libopus decodes.
 #[cfg(feature = "opus")]
 fn opus(
     mut format: Box<dyn FormatReader>,
@@ -182,8 +182,8 @@ fn opus(
     path: &Path,
     sink: &mut dyn Sink,
 ) -> Result<Verdict> {
-    let head = parameters.extra_data.as_deref().unwrap_or_default();
-    let mut decoder = match super::opus::Unpacker::new(head, path)? {
+    let head = header(parameters.extra_data.as_deref().unwrap_or_default());
+    let mut decoder = match super::opus::Unpacker::new(&head, path)? {
         Some(decoder) => decoder,
         None => return Ok(Verdict::Lacking("this layout of opus".into())),
     };
@@ -196,7 +196,30 @@ fn opus(
     }
 }
 
+/// The header as in Ogg. That of mp4 is version 0, and its numbers of two bytes are big-endian (pre-skip at 10, gain at 16).
+#[cfg(feature = "opus")]
+fn header(head: &[u8]) -> Vec<u8> {
+    let mut head = head.to_vec();
+    if head.len() >= 19 && head[8] == 0 {
+        head.swap(10, 11);
+        head.swap(16, 17);
+    }
+    head
+}
+
 #[cfg(not(feature = "opus"))]
 fn opus(_: Box<dyn FormatReader>, _: u32, _: &AudioCodecParameters, _: &Path, _: &mut dyn Sink) -> Result<Verdict> {
     Ok(Verdict::Lacking("opus".into()))
+}
+
+#[cfg(all(test, feature = "opus"))]
+mod tests {
+    #[test]
+    fn headers_of_mp4_are_big_endian() {
+        let mp4 = b"OpusHead\0\x02\x01\x38\0\0\xbb\x80\xfe\0\0";
+        assert_eq!(super::header(mp4), b"OpusHead\0\x02\x38\x01\0\0\xbb\x80\0\xfe\0");
+        let ogg = b"OpusHead\x01\x02\x38\x01\x80\xbb\0\0\0\xfe\0";
+        assert_eq!(super::header(ogg), ogg);
+        assert_eq!(super::header(b"Opus"), b"Opus");
+    }
 }
