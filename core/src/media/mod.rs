@@ -1,22 +1,27 @@
-//! Media files in and out: audio is read, resampled, measured, limited, drawn and written here.
+//! Media files in and out: audio is read, resampled, measured, limited, drawn and written here; still pictures are read.
 
+pub mod chunks;
 mod limiter;
 mod loudness;
 pub mod measure;
 mod metadata;
 #[cfg(feature = "opus")]
 mod opus;
+mod picture;
 mod read;
 mod resample;
 mod spectrogram;
+pub mod still;
 mod write;
 
 pub use limiter::Limiter;
 pub use loudness::{Loudness, Normalized, loudness, normalize};
 pub use metadata::{Tags, read_metadata};
+pub use picture::Picture;
 pub use read::{Limits, read_audio};
 pub use resample::{MAX_SAMPLE_RATE_HZ, Resampler, resample};
 pub use spectrogram::{SpectrogramOptions, spectrogram, spectrogram_png};
+pub use still::{PictureOptions, decode_picture, read_picture};
 pub use write::{AudioFormat, AudioWriter, Dither, SampleFormat, WriteOptions, Written};
 
 use crate::{Error, Result};
