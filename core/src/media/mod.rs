@@ -1,4 +1,5 @@
-//! Media files in and out: audio is read, resampled, measured, limited, drawn and written here; video is read.
+//! Media files in and out: audio is read, resampled, measured, limited, drawn and written here; still pictures and
+//! video are read.
 
 pub mod chunks;
 #[cfg(feature = "video")]
@@ -13,6 +14,7 @@ mod picture;
 mod read;
 mod resample;
 mod spectrogram;
+pub mod still;
 pub mod video;
 mod write;
 
@@ -24,6 +26,7 @@ pub use picture::Picture;
 pub use read::{read_audio, read_audio_as_reference};
 pub use resample::{MAX_SAMPLE_RATE_HZ, Resampler, resample};
 pub use spectrogram::{SpectrogramOptions, spectrogram, spectrogram_png};
+pub use still::{PictureOptions, decode_picture, read_picture};
 pub use video::{Selection, Video, VideoOptions, read_video, read_video_with};
 pub use write::{AudioFormat, AudioWriter, Dither, SampleFormat, WriteOptions, Written};
 
