@@ -5,7 +5,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use musaic_core::media::{Audio, AudioWriter, Limits, WriteOptions, isolate, read_audio};
+use musaic_core::media::{
+    Audio, AudioWriter, Limits, PictureOptions, SpectrogramOptions, WriteOptions, isolate, read_audio, read_picture,
+    spectrogram_png,
+};
 
 /// What decoders do here before they decode.
 fn misbehave(path: &Path) {
@@ -88,6 +91,15 @@ fn main() {
         // The parent is as it was.
         assert_eq!(read_audio(folder.join("good.wav"), &limits()).unwrap(), good, "after {name}");
     }
+
+    // Pictures go the same way.
+    let picture = folder.join("good.png");
+    spectrogram_png(&good, &picture, &SpectrogramOptions::default()).unwrap();
+    let read = read_picture(&picture, &PictureOptions::default()).unwrap();
+    assert!(read.width > 8 && read.height > 8 && read.rgb.len() == read.width * read.height * 3);
+    std::fs::copy(&picture, folder.join("abort.png")).unwrap();
+    let error = read_picture(folder.join("abort.png"), &PictureOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("abort.png: its decoder crashed"), "{error}");
 
     // Limits hold in the parent, whatever the decoder sends; its own errors come through in their own words.
     let few = Limits { samples: 100, ..limits() };

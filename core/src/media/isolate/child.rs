@@ -49,7 +49,7 @@ pub fn enter_with(before: impl FnOnce(&Path)) {
 
 fn serve(job: &OsString, path: &Path, before: impl FnOnce(&Path)) -> std::io::Result<()> {
     let job: Job = serde_json::from_slice(job.as_encoded_bytes()).map_err(std::io::Error::other)?;
-    limit(job.limits())?;
+    limit(&job.limits())?;
     // A panic is told in the message that follows from it.
     std::panic::set_hook(Box::new(|_| ()));
     end_with_the_parent();

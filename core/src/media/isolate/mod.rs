@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::child::{enter, enter_with};
 use super::video::{ClipFacts, VideoOptions};
-use super::{Limits, Picture};
+use super::{Limits, Picture, PictureOptions};
 use crate::{Error, Result};
 
 /// What a child is asked for.
@@ -25,15 +25,20 @@ use crate::{Error, Result};
 pub(super) enum Job {
     /// The sound of a file, with the decoders of the reference or ours.
     Audio { limits: Limits, reference: bool },
+    /// A still picture, which comes as one frame.
+    Picture { options: PictureOptions },
     /// Frames of a video.
     Video { options: VideoOptions },
 }
 
 impl Job {
-    fn limits(&self) -> &Limits {
+    fn limits(&self) -> Limits {
         match self {
-            Self::Audio { limits, .. } => limits,
-            Self::Video { options } => &options.limits,
+            Self::Audio { limits, .. } => *limits,
+            Self::Picture { options } => {
+                Limits { file_bytes: options.file_bytes, pixels: options.pixels, ..Limits::default() }
+            }
+            Self::Video { options } => options.limits,
         }
     }
 }
@@ -96,6 +101,7 @@ fn guarded(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
 fn decode(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
     match job {
         Job::Audio { limits, reference } => super::read::decode(path, limits, *reference, sink),
+        Job::Picture { options } => super::still::decode_file(path, options).and_then(|p| sink.take(Part::Frame(p))),
         Job::Video { options } => super::video::decode(path, options, sink),
     }
 }

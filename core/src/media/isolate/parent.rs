@@ -46,7 +46,7 @@ pub(super) fn run(job: &Job, path: &Path, sink: &mut dyn Sink) -> Option<Result<
         fallback("it has no pipes".into());
         return None;
     };
-    let limits = *job.limits();
+    let limits = job.limits();
     let (sender, receiver) = sync_channel::<Heard>(WAITING);
     // Both end with the child, which the guard ends.
     let talk = thread::spawn(move || {

@@ -16,16 +16,20 @@ use std::{
 };
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbaImage, metadata::Orientation};
+use serde::{Deserialize, Serialize};
 
 pub use self::resize::{Filter, crop, resize};
-use super::Picture;
+use super::{
+    Picture,
+    isolate::{self, Job, Part, Sink},
+};
 use crate::{Error, Result};
 
 /// What a good file is, for messages.
 const EXPECTED: &str = "a whole picture (png, jpeg, webp, gif, bmp or tiff)";
 
 /// How a picture is read, and how large it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PictureOptions {
     /// Whether it is turned as its EXIF data says it is to be shown.
     pub turn: bool,
@@ -51,22 +55,48 @@ impl PictureOptions {
     }
 }
 
-/// Reads a picture file.
+/// Reads a picture file, decoded in a process of its own where there is one.
 ///
 /// # Errors
 /// The file cannot be opened, is no picture of a known kind, is broken, or exceeds the budgets.
 pub fn read_picture(path: impl AsRef<Path>, options: &PictureOptions) -> Result<Picture> {
-    let path = path.as_ref();
-    let meta = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
-    if !meta.is_file() {
-        return Err(Error::format(path, EXPECTED, if meta.is_dir() { "a folder" } else { "a device or pipe" }));
+    /// Keeps the one picture that comes.
+    struct Kept<'a>(&'a Path, u64, Option<Picture>);
+    impl Sink for Kept<'_> {
+        fn take(&mut self, part: Part<'_>) -> Result<()> {
+            if let Part::Frame(picture) = part {
+                let pixels = picture.width as u64 * picture.height as u64;
+                if pixels > self.1 {
+                    return Err(Error::format(
+                        self.0,
+                        format!("at most {} pixels", self.1),
+                        format!("{pixels} pixels"),
+                    ));
+                }
+                self.2 = Some(picture);
+            }
+            Ok(())
+        }
     }
-    let file = File::open(path).map_err(|source| Error::io(path, source))?;
+    let path = path.as_ref();
+    // Said here already, so that no process is started for it.
+    open(path, options)?;
+    let mut kept = Kept(path, options.pixels, None);
+    isolate::run(&Job::Picture { options: *options }, path, &mut kept)?;
+    kept.2.ok_or_else(|| Error::format(path, EXPECTED, "no picture"))
+}
+
+fn open(path: &Path, options: &PictureOptions) -> Result<File> {
+    let limits = super::Limits { file_bytes: options.file_bytes, ..super::Limits::default() };
+    super::read::open(path, &limits, EXPECTED)
+}
+
+/// Decodes a picture file in the process this is called in.
+pub(super) fn decode_file(path: &Path, options: &PictureOptions) -> Result<Picture> {
     let mut bytes = Vec::new();
     // The file may grow while it is read: the budget holds all the same.
-    file.take(options.file_bytes.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|source| Error::io(path, source))?;
+    let mut file = open(path, options)?.take(options.file_bytes.saturating_add(1));
+    file.read_to_end(&mut bytes).map_err(|source| Error::io(path, source))?;
     decode_picture(path, &bytes, options)
 }
 
