@@ -28,6 +28,7 @@ features: && cuda-check
     cargo check --release --locked --workspace --all-targets
     cargo check --release --locked --workspace --all-targets --features mp3
     cargo check --release --locked --workspace --all-targets --features opus
+    cargo check --release --locked --workspace --all-targets --features video
     cargo check --release --locked --workspace --all-targets --features hub
     cargo check --release --locked --workspace --all-targets --features knn
 

@@ -3,6 +3,12 @@
 # where everything is there.
 set -euo pipefail
 
+# Whether bindgen finds libclang.
+has_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] || ldconfig -p 2>/dev/null | grep -q libclang ||
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null
+}
+
 need() {
   command -v cargo >/dev/null || {
     echo "error: no Rust toolchain (cargo) found" >&2
@@ -24,10 +30,14 @@ need() {
   command -v cmake >/dev/null || missing+=(cmake)
   command -v pkg-config >/dev/null || missing+=(pkg-config)
   pkg-config --exists openblas 2>/dev/null || missing+=(libopenblas-dev)
+  # The feature `video` links FFmpeg, and reads its headers with libclang.
+  pkg-config --exists libavformat libavcodec libavutil libswscale libswresample 2>/dev/null ||
+    missing+=(libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev)
+  has_libclang || missing+=(libclang-dev)
   [ ${#missing[@]} -eq 0 ] && return 0
   if ! command -v apt-get >/dev/null; then
     echo "error: missing ${missing[*]}, and no apt-get to install them with" >&2
-    echo "hint: install a C and C++ compiler, make, cmake, pkg-config and OpenBLAS with your system's package manager" >&2
+    echo "hint: install a C and C++ compiler, make, cmake, pkg-config, OpenBLAS, libclang and FFmpeg's development files with your system's package manager" >&2
     exit 2
   fi
   local root=()

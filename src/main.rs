@@ -1,4 +1,4 @@
-//! The `musaic` program: parse, start tracing, dispatch, print the error and its hint, exit.
+//! The `musaic` program: decode media if started for that, else parse, start tracing, dispatch, print the error and its hint, exit.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use clap::Parser;
 use musaic::cli::{Cli, failure};
 
 fn main() -> ExitCode {
+    musaic_core::media::isolate::enter();
     let cli = Cli::parse();
     if let Err(error) = cli.start_tracing() {
         return failure::report(&error);

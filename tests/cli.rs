@@ -16,6 +16,7 @@ use musaic::cli::Cli;
 const TEXTS: bool = cfg!(all(
     feature = "mp3",
     feature = "opus",
+    feature = "video",
     feature = "hub",
     feature = "knn",
     not(feature = "cuda"),

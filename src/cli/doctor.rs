@@ -42,7 +42,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         version: env!("CARGO_PKG_VERSION"),
         features: vec![
             Feature { name: "mp3", built_in: cfg!(feature = "mp3"), about: "write .mp3" },
-            Feature { name: "opus", built_in: cfg!(feature = "opus"), about: "write .opus" },
+            Feature { name: "opus", built_in: cfg!(feature = "opus"), about: "read and write .opus" },
+            Feature { name: "video", built_in: cfg!(feature = "video"), about: "read video, and audio such as .wma" },
             Feature { name: "hub", built_in: cfg!(feature = "hub"), about: "musaic pull" },
             Feature { name: "cuda", built_in: cfg!(feature = "cuda"), about: "run on NVIDIA GPUs" },
         ],

@@ -1,4 +1,4 @@
-//! Plain measures of a signal, for tests and evaluation: level, spectral shape, onsets.
+//! Plain measures of a signal: what a piece is ([`report`]), and for tests and evaluation level, spectral shape, onsets.
 //!
 //! Spectra are magnitudes under a periodic Hann window, scaled so that a full-scale sine reads 1; frame `k` is centred on
 //! sample `k * hop`, and the signal counts as zero outside itself.
@@ -7,10 +7,49 @@ use std::sync::Arc;
 
 use realfft::{RealFftPlanner, RealToComplex, num_complex::Complex};
 
-use super::decibels;
+use super::{Audio, Loudness, decibels, loudness};
+use crate::Result;
 
 /// Smallest magnitude that counts, -120 dB: keeps logarithms and ratios of silence finite.
 const FLOOR: f32 = 1e-6;
+
+/// What a piece is, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Report {
+    /// Length in seconds.
+    pub duration_s: f64,
+    /// Samples a second.
+    pub sample_rate_hz: u32,
+    /// Number of channels.
+    pub channels: usize,
+    /// How loud it is.
+    pub loudness: Loudness,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { duration_s, sample_rate_hz, channels, loudness } = self;
+        let plural = if *channels == 1 { "" } else { "s" };
+        write!(f, "{duration_s:.2} s at {sample_rate_hz} Hz, {channels} channel{plural}, ")?;
+        match loudness.integrated_lufs.is_finite() {
+            true => write!(f, "{:.1} LUFS, peak {:.1} dBFS", loudness.integrated_lufs, loudness.sample_peak_dbfs),
+            false => f.write_str("silent"),
+        }
+    }
+}
+
+/// Measures a piece.
+///
+/// # Errors
+/// As [`loudness`].
+pub fn report(audio: &Audio) -> Result<Report> {
+    Ok(Report {
+        duration_s: audio.duration_s(),
+        sample_rate_hz: audio.sample_rate_hz,
+        channels: audio.channels.len(),
+        loudness: loudness(audio)?,
+    })
+}
 
 /// Short-time spectra of a mono signal.
 #[derive(Debug, Clone)]
@@ -129,6 +168,33 @@ pub fn rms(samples: &[f32]) -> f64 {
     (samples.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / samples.len().max(1) as f64).sqrt()
 }
 
+/// Norm of the difference over the norm of `want`, where the two overlap, at the lag of at most `most` samples where it is
+/// least; decoders differ in where they begin. Overlaps of less than four fifths of `want` do not count; infinity if none does.
+pub fn relative_error_at_best_lag(got: &[f32], want: &[f32], most: usize) -> f64 {
+    let error_at = |from_got: usize, from_want: usize| {
+        let (got, wanted) = (got.get(from_got..)?, want.get(from_want..)?);
+        let len = got.len().min(wanted.len());
+        let enough = len * 5 >= want.len() * 4;
+        let (mut wrong, mut all) = (0.0, 0.0);
+        for (got, want) in got.iter().zip(wanted).take(if enough { len } else { 0 }) {
+            wrong += f64::from(got - want).powi(2);
+            all += f64::from(*want).powi(2);
+        }
+        enough.then(|| if wrong == 0.0 { 0.0 } else { (wrong / all).sqrt() })
+    };
+    let mut best = f64::INFINITY;
+    for lag in 0..=most {
+        for error in [error_at(lag, 0), error_at(0, lag)].into_iter().flatten() {
+            best = best.min(error);
+        }
+        // Nothing is better than equal.
+        if best < 1e-7 {
+            break;
+        }
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +207,28 @@ mod tests {
             (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
         };
         (0..len).map(|_| draw()).collect()
+    }
+
+    #[test]
+    fn what_a_piece_is() {
+        let told = report(&tone(440.0, 0.1, 2.0, 32_000, 2)).unwrap().to_string();
+        assert!(told.starts_with("2.00 s at 32000 Hz, 2 channels, -"), "{told}");
+        assert!(told.ends_with("LUFS, peak -20.0 dBFS"), "{told}");
+        let silence = report(&Audio::mono(vec![0.0; 800], 8000)).unwrap().to_string();
+        assert_eq!(silence, "0.10 s at 8000 Hz, 1 channel, silent");
+    }
+
+    #[test]
+    fn the_lag_is_found() {
+        let piece = noise(4000);
+        for lag in [0, 3, 150] {
+            assert_eq!(relative_error_at_best_lag(&piece[lag..], &piece, 200), 0.0);
+            assert_eq!(relative_error_at_best_lag(&piece, &piece[lag..], 200), 0.0);
+        }
+        assert!(relative_error_at_best_lag(&piece[250..], &piece, 200) > 0.5);
+        let louder: Vec<f32> = piece.iter().map(|x| x * 1.01).collect();
+        assert!((relative_error_at_best_lag(&louder, &piece, 10) - 0.01).abs() < 1e-4);
+        assert_eq!(relative_error_at_best_lag(&piece[..3000], &piece, 200), f64::INFINITY, "too little of it");
     }
 
     #[test]

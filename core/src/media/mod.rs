@@ -1,22 +1,33 @@
-//! Media files in and out: audio is read, resampled, measured, limited, drawn and written here.
+//! Media files in and out: audio is read, resampled, measured, limited, drawn and written here; still pictures and
+//! video are read.
 
+pub mod chunks;
+#[cfg(feature = "video")]
+mod ffmpeg;
+pub mod isolate;
 mod limiter;
+mod limits;
 mod loudness;
 pub mod measure;
 mod metadata;
-#[cfg(feature = "opus")]
-mod opus;
+mod picture;
 mod read;
 mod resample;
 mod spectrogram;
+pub mod still;
+pub mod video;
 mod write;
 
 pub use limiter::Limiter;
+pub use limits::Limits;
 pub use loudness::{Loudness, Normalized, loudness, normalize};
 pub use metadata::{Tags, read_metadata};
-pub use read::{Limits, read_audio};
+pub use picture::Picture;
+pub use read::{read_audio, read_audio_as_reference};
 pub use resample::{MAX_SAMPLE_RATE_HZ, Resampler, resample};
 pub use spectrogram::{SpectrogramOptions, spectrogram, spectrogram_png};
+pub use still::{PictureOptions, decode_picture, read_picture};
+pub use video::{Selection, Video, VideoOptions, read_video, read_video_with};
 pub use write::{AudioFormat, AudioWriter, Dither, SampleFormat, WriteOptions, Written};
 
 use crate::{Error, Result};
