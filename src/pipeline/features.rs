@@ -23,7 +23,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::inputs::Input;
-use crate::{cli::failure::BadInput, registry};
+use crate::{
+    cli::failure::BadInput,
+    registry::{self, Role},
+};
 
 /// Name of the only tensor of a part.
 const PART: &str = "features";
@@ -96,7 +99,10 @@ pub type Watch<'a> = dyn FnMut(usize, &str, usize, usize) + 'a;
 pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<Report> {
     check_output(job)?;
     let row = registry::encoder_row(&job.encoder)?;
-    let files = inputs::look_at(&job.files)?;
+    let Role::Encoder(modality) = row.role else {
+        return Err(Error::argument("encoder", row.name, "a part that encodes").into());
+    };
+    let files = inputs::look_at(&job.files, modality)?;
     let checkpoint = Checkpoint::open(&job.encoder)?;
     let encoder_sha256 = checkpoint.sha256()?.to_owned();
     drop(checkpoint);

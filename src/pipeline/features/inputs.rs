@@ -30,7 +30,7 @@ pub(super) struct Input {
     pub sha256: String,
     path: PathBuf,
     /// The pictures of a folder, in order.
-    pictures: Option<Vec<PathBuf>>,
+    pictures: Vec<PathBuf>,
 }
 
 /// Media in memory.
@@ -50,11 +50,11 @@ impl Owned {
     }
 }
 
-/// Names and hashes of all files.
+/// Names and hashes of all files, for an encoder of `modality`.
 ///
 /// # Errors
-/// A file is missing, cannot be read, or is given twice.
-pub(super) fn look_at(files: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+/// A file is missing, cannot be read, is given twice, or is a folder where a file is wanted or the other way round.
+pub(super) fn look_at(files: &[PathBuf], modality: Modality) -> anyhow::Result<Vec<Input>> {
     let mut seen = HashSet::new();
     let mut inputs = Vec::with_capacity(files.len());
     for path in files {
@@ -62,12 +62,23 @@ pub(super) fn look_at(files: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         if !seen.insert(name.clone()) {
             return Err(BadInput::new(format!("{name}: given twice, expected each file once")).into());
         }
-        let (sha256, pictures) = if path.is_dir() {
-            let pictures = pictures_in(path)?;
-            let hashes = pictures.iter().map(|path| sha256_of_file(path)).collect::<Result<Vec<_>, _>>()?;
-            (sha256_of(&hashes.iter().map(String::as_bytes).collect::<Vec<_>>()), Some(pictures))
-        } else {
-            (sha256_of_file(path)?, None)
+        let is_folder = fs::metadata(path).map_err(|e| Error::io(path, e))?.is_dir();
+        let (sha256, pictures) = match (modality, is_folder) {
+            (Modality::Video, true) => {
+                let pictures = pictures_in(path)?;
+                let hashes = pictures.iter().map(|path| sha256_of_file(path)).collect::<Result<Vec<_>, _>>()?;
+                (sha256_of(&hashes.iter().map(String::as_bytes).collect::<Vec<_>>()), pictures)
+            }
+            (Modality::Video, false) => {
+                let message = format!("{name}: a file, expected a folder of pictures in the order of their names");
+                let hint = "take the frames out first, such as `ffmpeg -i clip.mp4 frames/%05d.png`";
+                return Err(BadInput::new(message).hint(hint).into());
+            }
+            (modality, true) => {
+                let expected = if modality == Modality::Audio { "an audio file" } else { "a picture file" };
+                return Err(BadInput::new(format!("{name}: a folder, expected {expected}")).into());
+            }
+            (_, false) => (sha256_of_file(path)?, Vec::new()),
         };
         inputs.push(Input { name, sha256, path: path.clone(), pictures });
     }
@@ -120,31 +131,14 @@ impl Input {
     /// Reads it for the encoder of `spec`.
     ///
     /// # Errors
-    /// It is not what the encoder takes, or broken.
+    /// It is broken, too large, or not what the encoder takes.
     pub(super) fn read(&self, spec: &EncoderSpec, reference: bool) -> anyhow::Result<Owned> {
         let options = if reference { PictureOptions::reference() } else { PictureOptions::default() };
-        match (spec.modality, &self.pictures) {
-            (Modality::Audio, None) => Ok(Owned::Audio(read_audio(&self.path, &Limits::default())?)),
-            (Modality::Image, None) => Ok(Owned::Image(read_picture(&self.path, &options)?)),
-            (Modality::Video, Some(pictures)) => window(pictures, spec.frames.unwrap_or(1), &options),
-            (Modality::Video, None) => {
-                let message =
-                    format!("{}: a file, expected a folder of pictures in the order of their names", self.name);
-                let hint = "take the frames out first, such as `ffmpeg -i clip.mp4 frames/%05d.png`";
-                Err(BadInput::new(message).hint(hint).into())
-            }
-            _ => {
-                let expected = match spec.modality {
-                    Modality::Audio => "an audio file",
-                    _ => "a picture file",
-                };
-                Err(Error::format(
-                    &self.path,
-                    format!("{expected}, which the encoder `{}` takes", spec.name),
-                    "a folder",
-                )
-                .into())
-            }
+        match spec.modality {
+            Modality::Audio => Ok(Owned::Audio(read_audio(&self.path, &Limits::default())?)),
+            Modality::Image => Ok(Owned::Image(read_picture(&self.path, &options)?)),
+            Modality::Video => window(&self.pictures, spec.frames.unwrap_or(1), &options),
+            Modality::Text => Err(Error::argument("encoder", spec.name, "one of sound, pictures or video").into()),
         }
     }
 }
