@@ -27,6 +27,7 @@ pub fn first60(samples: usize, sample_rate_hz: u32) -> Vec<Range<usize>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one part is meant
 mod tests {
     use proptest::prelude::*;
 
