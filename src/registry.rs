@@ -3,7 +3,14 @@
 //! From one row come `musaic models`, the documentation table, and the test that every row has a preset, a parity case and
 //! a line of documentation.
 
-use musaic_core::role::Modality;
+use std::path::Path;
+
+use candle_core::Device;
+use musaic_core::{
+    Error, Result, WeightFormat,
+    role::{Encoder, Modality},
+};
+use musaic_encoders::{mert::Mert, model_type, vit::Vit, vivit::Vivit};
 
 use crate::cli::failure::BadInput;
 
@@ -20,6 +27,9 @@ pub enum Role {
     Decoder,
 }
 
+/// Loads an encoder from its published folder.
+pub type OpenEncoder = fn(&Path, &Device, WeightFormat) -> Result<Box<dyn Encoder>>;
+
 /// One part.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -35,6 +45,10 @@ pub struct Row {
     pub golden: &'static str,
     /// Presets that use it.
     pub presets: &'static [Preset],
+    /// Values of `model_type` in the published `config.json`.
+    pub model_types: &'static [&'static str],
+    /// How an encoder is loaded; nothing for other roles.
+    pub open: Option<OpenEncoder>,
 }
 
 /// A built-in configuration.
@@ -52,22 +66,85 @@ macro_rules! presets {
     };
 }
 
+/// An encoder's row: no presets, as there is nothing to choose.
+macro_rules! encoder {
+    ($name:literal, $model:ident, $modality:ident, $model_type:literal, $golden:literal, $about:literal) => {
+        Row {
+            name: $name,
+            role: Role::Encoder(Modality::$modality),
+            about: $about,
+            feature: None,
+            golden: $golden,
+            presets: &[],
+            model_types: &[$model_type],
+            open: Some(|folder, device, format| Ok(Box::new($model::load(folder, device, format)?))),
+        }
+    };
+}
+
 /// Every part there is.
-pub const PARTS: &[Row] = &[Row {
-    name: "musicgen",
-    role: Role::Decoder,
-    about: "MusicGen: text, states or audio to music (mono, stereo, melody)",
-    feature: None,
-    golden: "musicgen/tiny",
-    presets: presets![
-        "nano",
-        "musicgen-small",
-        "musicgen-medium",
-        "musicgen-large",
-        "musicgen-melody",
-        "musicgen-stereo-small",
-    ],
-}];
+pub const PARTS: &[Row] = &[
+    Row {
+        name: "musicgen",
+        role: Role::Decoder,
+        about: "MusicGen: text, states or audio to music (mono, stereo, melody)",
+        feature: None,
+        golden: "musicgen/tiny",
+        presets: presets![
+            "nano",
+            "musicgen-small",
+            "musicgen-medium",
+            "musicgen-large",
+            "musicgen-melody",
+            "musicgen-stereo-small",
+        ],
+        model_types: &["musicgen", "musicgen_melody"],
+        open: None,
+    },
+    encoder!(
+        "mert",
+        Mert,
+        Audio,
+        "mert_model",
+        "encoders/mert-layernorm-like",
+        "MERT v1: music to the mean states of all layers"
+    ),
+    encoder!("vit", Vit, Image, "vit", "encoders/vit-tiny", "ViT: a picture to a state a patch"),
+    encoder!(
+        "vivit",
+        Vivit,
+        Video,
+        "vivit",
+        "encoders/vivit-tiny",
+        "ViViT: 32 pictures of a video to a state a tubelet"
+    ),
+];
+
+/// The row of the encoder that lies in `folder`.
+///
+/// # Errors
+/// The folder's `config.json` is missing, or names no encoder that is known.
+pub fn encoder_row(folder: &Path) -> Result<&'static Row> {
+    let found = model_type(folder)?;
+    let encoders = || PARTS.iter().filter(|row| row.open.is_some());
+    encoders().find(|row| row.model_types.contains(&found.as_str())).ok_or_else(|| {
+        let known: Vec<_> = encoders().flat_map(|row| row.model_types).map(|name| format!("`{name}`")).collect();
+        let what = format!("model_type `{found}`, expected an encoder: {}", known.join(", "));
+        Error::config(folder.join("config.json"), what)
+    })
+}
+
+/// Loads the encoder that lies in `folder`, whichever it is.
+///
+/// # Errors
+/// As [`encoder_row`], or loading fails.
+pub fn open_encoder(folder: &Path, device: &Device, format: WeightFormat) -> Result<Box<dyn Encoder>> {
+    let row = encoder_row(folder)?;
+    match row.open {
+        Some(open) => open(folder, device, format),
+        None => Err(Error::argument("encoder", row.name, "a part that encodes")),
+    }
+}
 
 /// A preset by name.
 ///
@@ -89,7 +166,9 @@ mod tests {
     #[test]
     fn every_row_is_complete() {
         for row in PARTS {
-            assert!(!row.about.is_empty() && !row.presets.is_empty(), "{}", row.name);
+            let is_encoder = matches!(row.role, Role::Encoder(_));
+            assert!(!row.about.is_empty() && !row.model_types.is_empty(), "{}", row.name);
+            assert_eq!((row.presets.is_empty(), row.open.is_some()), (is_encoder, is_encoder), "{}", row.name);
             let case = format!("{}/tests/goldens/{}/case.json", env!("CARGO_MANIFEST_DIR"), row.golden);
             assert!(std::path::Path::new(&case).is_file(), "{}: no parity case at {case}", row.name);
         }

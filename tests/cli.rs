@@ -221,6 +221,41 @@ fn bad_files_are_refused() {
     );
 }
 
+#[test]
+fn what_cannot_be_encoded_is_refused() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let folder = folder();
+    let path = folder.path();
+    let model = |case: &str| goldens.join("encoders").join(case).join("model").display().to_string();
+    let (mert, vit, vivit) = (model("mert-layernorm-like"), model("vit-tiny"), model("vivit-tiny"));
+    let decoder = goldens.join("musicgen/tiny/model").display().to_string();
+    fs::write(path.join("old.safetensors"), "old").unwrap();
+    let run = |file: &str, output: &str, encoder: &str| {
+        let text = refused(path, &["encode", file, "-o", output, "--encoder", encoder]);
+        text.replace(&goldens.display().to_string(), "[GOLDENS]")
+    };
+    let text = [
+        run("missing.wav", "f.safetensors", &mert),
+        run("words.wav", "f.safetensors", &mert),
+        run("empty", "f.safetensors", &mert),
+        run("silence.wav", "f.safetensors", &vit),
+        run("silence.wav", "f.safetensors", &vivit),
+        run("empty", "f.safetensors", &vivit),
+        run("silence.wav", "f.npz", &mert),
+        run("silence.wav", "old.safetensors", &mert),
+        run("silence.wav", "no/such/f.safetensors", &mert),
+        run("silence.wav", "f.safetensors", "missing"),
+        run("silence.wav", "f.safetensors", "empty"),
+        run("silence.wav", "f.safetensors", "broken"),
+        run("silence.wav", "f.safetensors", &decoder),
+        refused(path, &["encode", "silence.wav", "silence.wav", "-o", "f.safetensors", "--encoder", &mert])
+            .replace(&goldens.display().to_string(), "[GOLDENS]"),
+        refused(path, &["encode", "silence.wav", "-o", "f.safetensors", "--encoder", "missing", "--audio", "half"]),
+        refused(path, &["encode", "-o", "f.safetensors", "--encoder", "missing"]),
+    ];
+    snapshot("refused_encode", &text.concat());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_prompt_that_is_no_text_is_refused() {

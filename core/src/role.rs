@@ -3,14 +3,22 @@
 //! A part's configuration gives the same spec as the built part, so that widths are checked against each other before any
 //! weight is read.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use candle_core::Tensor;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    media::{Audio, Picture},
+    probe::Probe,
+};
 
 /// What a piece of media is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,25 +34,141 @@ pub enum Modality {
 }
 
 /// What an encoder gives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncoderSpec {
     /// Registry name.
     pub name: &'static str,
     /// What it listens to or looks at.
     pub modality: Modality,
+    /// Feature vectors it gives: hidden states for music, places in the picture for images and video.
+    pub positions: usize,
     /// Width of one feature vector.
     pub dim: usize,
+    /// Pictures of one window, where it looks at video.
+    pub frames: Option<usize>,
+}
+
+/// Decoded media, as an encoder takes it.
+#[derive(Debug, Clone, Copy)]
+pub enum Media<'a> {
+    /// Sound of any rate and number of channels.
+    Audio(&'a Audio),
+    /// One picture of any size.
+    Image(&'a Picture),
+    /// Windows of consecutive pictures; each is the places of its pictures in `frames`.
+    Video {
+        /// The pictures, each once.
+        frames: &'a [Picture],
+        /// The windows, each as long as the encoder's [`EncoderSpec::frames`].
+        windows: &'a [Vec<usize>],
+    },
+}
+
+impl Media<'_> {
+    /// What it is.
+    pub fn modality(&self) -> Modality {
+        match self {
+            Self::Audio(_) => Modality::Audio,
+            Self::Image(_) => Modality::Image,
+            Self::Video { .. } => Modality::Video,
+        }
+    }
+}
+
+/// Which part of a long sound is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AudioSpan {
+    /// All of it, in equal parts of at most a minute ([`crate::media::chunks::whole`]).
+    #[default]
+    Whole,
+    /// What the reference hears: the first minute of each hour's worth ([`crate::media::chunks::first60`]).
+    First60,
+}
+
+impl fmt::Display for AudioSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "whole",
+            Self::First60 => "first60",
+        })
+    }
+}
+
+impl FromStr for AudioSpan {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Whole, Self::First60]
+            .into_iter()
+            .find(|span| span.to_string() == text)
+            .ok_or_else(|| Error::argument("audio", format!("`{text}`"), "`whole` or `first60`"))
+    }
 }
 
 /// A frozen feature extractor.
+///
+/// Media that is too long to be encoded at once is several inputs (parts of a clip, windows of a video); its features are the
+/// mean over them. Inputs are never padded and never stacked: normalisations that span a whole input would let one part of a
+/// batch change another.
 pub trait Encoder: Send {
-    /// Name, modality and width.
+    /// Name, modality and widths.
     fn spec(&self) -> &EncoderSpec;
-    /// Processed media to features `[batch, positions, dim]`.
+
+    /// Media to the inputs of [`Encoder::encode`], each on the main processor.
+    ///
+    /// # Errors
+    /// The media is of another modality, too short, or holds numbers that are not finite.
+    fn prepare(&self, media: Media<'_>, span: AudioSpan) -> Result<Vec<Tensor>>;
+
+    /// One input to features `[1, positions, dim]`, f32. The probe sees the states within.
     ///
     /// # Errors
     /// The input has the wrong shape, or the arithmetic failed.
-    fn encode(&self, media: &Tensor) -> Result<Tensor>;
+    fn encode(&self, input: &Tensor, probe: &mut dyn Probe) -> Result<Tensor>;
+
+    /// Media to features `[1, positions, dim]`, f32: the mean over its inputs. `watch` is told how many of how many are done.
+    ///
+    /// # Errors
+    /// As [`Encoder::prepare`] and [`Encoder::encode`], or somebody asked to stop.
+    fn features(
+        &self,
+        media: Media<'_>,
+        span: AudioSpan,
+        cancel: &Cancel,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<Tensor> {
+        let inputs = self.prepare(media, span)?;
+        let count = inputs.len();
+        let mut sum: Option<Tensor> = None;
+        for (done, input) in inputs.into_iter().enumerate() {
+            watch(done, count);
+            cancel.check()?;
+            let features = match self.encode(&input, &mut StopProbe(cancel)) {
+                Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
+                features => features?,
+            };
+            sum = Some(match sum {
+                Some(sum) => (sum + features)?,
+                None => features,
+            });
+        }
+        watch(count, count);
+        let sum = sum.ok_or_else(|| Error::argument("media", "nothing", "at least one part to encode"))?;
+        if count == 1 { Ok(sum) } else { Ok((sum / count as f64)?) }
+    }
+}
+
+/// Stops a model between two layers.
+struct StopProbe<'a>(&'a Cancel);
+
+impl Probe for StopProbe<'_> {
+    fn wants(&self, _: &str) -> bool {
+        false
+    }
+
+    fn see(&mut self, _: &str, _: &Tensor) -> candle_core::Result<()> {
+        self.0.check().map_err(candle_core::Error::wrap)
+    }
 }
 
 /// What an adapter takes and gives.

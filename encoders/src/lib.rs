@@ -1,1 +1,19 @@
 //! Frozen feature extractors: media -> features `[batch, positions, dim]`.
+//!
+//! | model | hears or sees | features of the published checkpoint |
+//! |---|---|---|
+//! | [`mert`] | music at 24 kHz | `[1, 25, 1024]`: all hidden states, each its mean over time |
+//! | [`vit`] | one picture, 224 x 224 | `[1, 197, 768]`: the last hidden state |
+//! | [`vivit`] | 32 pictures, 224 x 224 | `[1, 3137, 768]`: the last hidden state |
+//!
+//! Each is loaded from its folder as it was published (`config.json`, `preprocessor_config.json`, `model.safetensors` or
+//! `pytorch_model.bin`) and used through [`musaic_core::role::Encoder`].
+
+mod activation;
+mod files;
+pub mod mert;
+pub mod vision;
+pub mod vit;
+pub mod vivit;
+
+pub use self::{activation::Activation, files::model_type};

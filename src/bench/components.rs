@@ -19,6 +19,13 @@ use musaic_decoders::{
     musicgen::{LmConfig, Musicgen, MusicgenConfig},
     t5::T5Encoder,
 };
+use musaic_encoders::{
+    mert::{FeatureExtractor, Mert, MertConfig},
+    vision::ImageProcessor,
+    vit::{Vit, VitConfig},
+    vivit::{Vivit, VivitConfig},
+};
+use serde_json::json;
 
 use super::Row;
 use crate::{
@@ -34,6 +41,10 @@ const PROMPT_TOKENS: usize = 32;
 const CODEC_S: usize = 10;
 /// The best of this many runs counts, for the components that take less than seconds.
 const RUNS: usize = 5;
+/// And of this many for the encoders that take seconds.
+const HEAVY_RUNS: usize = 2;
+/// Seconds of music for the music encoder.
+const MUSIC_S: usize = 30;
 
 /// Published configurations, by size.
 const CONFIGS: [(&str, &str); 3] = [
@@ -42,8 +53,16 @@ const CONFIGS: [(&str, &str); 3] = [
     ("large", include_str!("../../tests/published-names/facebook__musicgen-large.json")),
 ];
 
+/// Published configurations of the encoders.
+const MERT_CONFIGS: [(&str, &str); 2] = [
+    ("95m", include_str!("../../tests/published-names/m-a-p__MERT-v1-95M.json")),
+    ("330m", include_str!("../../tests/published-names/m-a-p__MERT-v1-330M.json")),
+];
+const VIT_CONFIG: &str = include_str!("../../tests/published-names/google__vit-base-patch16-224-in21k.json");
+const VIVIT_CONFIG: &str = include_str!("../../tests/published-names/google__vivit-b-16x2-kinetics400.json");
+
 /// What runs without `--only`.
-pub const DEFAULT: [&str; 12] = [
+pub const DEFAULT: [&str; 15] = [
     "lm:small:f32",
     "lm:small:bf16",
     "lm:small:f16",
@@ -54,6 +73,9 @@ pub const DEFAULT: [&str; 12] = [
     "encodec:decode",
     "encodec:encode",
     "t5:f32",
+    "mert:330m:f32",
+    "vit:f32",
+    "vivit:f32",
     "load:small:bf16",
     "nano:first-sound",
 ];
@@ -69,6 +91,9 @@ pub fn measure(name: &str, device: &Device) -> anyhow::Result<Row> {
         ["encodec", "decode"] => codec_decode(device)?,
         ["encodec", "encode"] => codec_encode(device)?,
         ["t5", format] => text_encoder(format.parse()?, device)?,
+        ["mert", size, format] => music_encoder(size, format.parse()?, device)?,
+        ["vit", format] => picture_encoder(format.parse()?, device)?,
+        ["vivit", format] => video_encoder(format.parse()?, device)?,
         ["load", size, format] => load(size, format.parse()?, device)?,
         ["nano", "first-sound"] => first_sound()?,
         _ => return Err(unknown(name).into()),
@@ -87,7 +112,11 @@ pub fn check(name: &str) -> anyhow::Result<()> {
             config(size)?;
             format.parse::<WeightFormat>()?;
         }
-        ["t5", format] => {
+        ["mert", size, format] => {
+            mert_config(size)?;
+            format.parse::<WeightFormat>()?;
+        }
+        ["t5" | "vit" | "vivit", format] => {
             format.parse::<WeightFormat>()?;
         }
         ["encodec", "decode" | "encode"] | ["nano", "first-sound"] => {}
@@ -98,9 +127,9 @@ pub fn check(name: &str) -> anyhow::Result<()> {
 
 fn unknown(name: &str) -> BadInput {
     BadInput::new(format!(
-        "component: `{name}`, expected lm:SIZE:FORMAT, encodec:decode, encodec:encode, t5:FORMAT, load:SIZE:FORMAT or nano:first-sound"
+        "component: `{name}`, expected lm:SIZE:FORMAT, encodec:decode, encodec:encode, t5:FORMAT, mert:SIZE:FORMAT, vit:FORMAT, vivit:FORMAT, load:SIZE:FORMAT or nano:first-sound"
     ))
-    .hint("SIZE is small, medium or large, and FORMAT one of f32, bf16, f16, q8_0 and q4_k")
+    .hint("SIZE is small, medium or large (of mert 95m or 330m), and FORMAT one of f32, bf16, f16, q8_0 and q4_k")
 }
 
 fn row(about: String, value: f64, unit: &str) -> Row {
@@ -178,11 +207,51 @@ fn text_encoder(format: WeightFormat, device: &Device) -> anyhow::Result<Row> {
     Ok(row(format!("T5 base, one prompt of {PROMPT_TOKENS} tokens, {format}"), 1.0 / seconds, "prompts/s"))
 }
 
+fn mert_config(size: &str) -> anyhow::Result<MertConfig> {
+    let (_, text) = MERT_CONFIGS.iter().find(|(name, _)| *name == size).ok_or_else(|| {
+        BadInput::new(format!("size: `{size}`, expected one of {}", MERT_CONFIGS.map(|(name, _)| name).join(", ")))
+    })?;
+    Ok(MertConfig::from_json(Path::new(size), &serde_json::from_str(text)?)?)
+}
+
+fn music_encoder(size: &str, format: WeightFormat, device: &Device) -> anyhow::Result<Row> {
+    let config = mert_config(size)?;
+    let extractor = FeatureExtractor::from_json(Path::new("mert"), &json!({"sampling_rate": 24000}))?;
+    let model = Mert::new(&config, extractor, &Weights::random(1, device, format))?;
+    let samples = Tensor::randn(0f32, 1.0, (1, MUSIC_S * 24_000), &Device::Cpu)?;
+    let seconds = best_of(HEAVY_RUNS, || model.forward(&samples, &mut ()))?;
+    Ok(row(format!("MERT {size}, {MUSIC_S} s of music to the states of all layers, {format}"), seconds, "s"))
+}
+
+fn picture_encoder(format: WeightFormat, device: &Device) -> anyhow::Result<Row> {
+    let config = VitConfig::from_json(Path::new("vit"), &serde_json::from_str(VIT_CONFIG)?)?;
+    let processor = ImageProcessor::image_from_json(Path::new("vit"), &json!({}))?;
+    let model = Vit::new(&config, processor, &Weights::random(1, device, format))?;
+    let pixels = Tensor::randn(0f32, 1.0, (1, 3, config.image_size, config.image_size), &Device::Cpu)?;
+    let seconds = best(|| model.forward(&pixels, &mut ()))?;
+    Ok(row(format!("ViT base, one picture of 224 x 224, {format}"), seconds, "s"))
+}
+
+fn video_encoder(format: WeightFormat, device: &Device) -> anyhow::Result<Row> {
+    let config = VivitConfig::from_json(Path::new("vivit"), &serde_json::from_str(VIVIT_CONFIG)?)?;
+    let processor = ImageProcessor::video_from_json(Path::new("vivit"), &json!({}))?;
+    let model = Vivit::new(&config, processor, &Weights::random(1, device, format))?;
+    let shape = (1, config.num_frames, 3, config.image_size, config.image_size);
+    let pixels = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?;
+    let seconds = best_of(HEAVY_RUNS, || model.forward(&pixels, &mut ()))?;
+    Ok(row(format!("ViViT base, {} pictures of 224 x 224, {format}", config.num_frames), seconds, "s"))
+}
+
 /// Seconds of the best of several runs after one that warms up.
-fn best(mut run: impl FnMut() -> musaic_core::Result<Tensor>) -> anyhow::Result<f64> {
+fn best(run: impl FnMut() -> musaic_core::Result<Tensor>) -> anyhow::Result<f64> {
+    best_of(RUNS, run)
+}
+
+/// As [`best`], of `runs` runs.
+fn best_of(runs: usize, mut run: impl FnMut() -> musaic_core::Result<Tensor>) -> anyhow::Result<f64> {
     run()?;
     let mut best = f64::INFINITY;
-    for _ in 0..RUNS {
+    for _ in 0..runs {
         let started = Instant::now();
         run()?;
         best = best.min(started.elapsed().as_secs_f64());

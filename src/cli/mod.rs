@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod convert;
 mod doctor;
+mod encode;
 mod eval;
 pub mod failure;
 mod generate;
@@ -53,6 +54,8 @@ enum Command {
     Replay(replay::Args),
     /// Draw the spectrogram of an audio file
     Spectrogram(spectrogram::Args),
+    /// Turn media files into the features that adapters take
+    Encode(encode::Args),
     /// Run parity cases on this machine
     Verify(crate::verify::Args),
     /// Time each component at the published shapes
@@ -120,6 +123,7 @@ impl Cli {
             Command::Generate(args) => generate::run(args),
             Command::Replay(args) => replay::run(&args),
             Command::Spectrogram(args) => spectrogram::run(&args),
+            Command::Encode(args) => encode::run(args),
             Command::Verify(args) => crate::verify::command(args),
             Command::Bench(args) => bench::run(&args),
             Command::Index(args) => index::run(&args),

@@ -51,6 +51,36 @@ impl Progress {
     }
 }
 
+/// How many files of a run are done.
+pub struct FileProgress {
+    bar: ProgressBar,
+}
+
+impl FileProgress {
+    /// A line for `files` files; silent when `quiet` or when stderr is no terminal.
+    pub fn new(files: usize, quiet: bool) -> Self {
+        let bar = ProgressBar::new(files as u64);
+        if quiet || !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) = ProgressStyle::with_template("{bar:28} {pos}/{len} files, {eta} left  {msg}") {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+
+    /// `part` of `parts` of file number `file` (from 0) are done.
+    pub fn at(&self, file: usize, name: &str, part: usize, parts: usize) {
+        self.bar.set_position(file as u64);
+        self.bar.set_message(if parts > 1 { format!("{name}, part {part} of {parts}") } else { name.to_owned() });
+    }
+
+    /// Takes the line away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 impl Watch for Progress {
     fn progress(&mut self, done: usize, total: usize) {
         self.update(done, total);

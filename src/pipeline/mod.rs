@@ -1,5 +1,6 @@
 //! One request, from words to a finished file: finding the model, checking that it fits, making the music, writing it.
 
+pub mod features;
 pub mod generate;
 pub mod machine;
 pub mod models;

@@ -9,6 +9,7 @@
 mod case;
 mod kinds;
 mod own;
+mod own_encoders;
 mod recorder;
 mod report;
 mod rounding;

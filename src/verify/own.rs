@@ -20,6 +20,7 @@ use musaic_decoders::{
 
 use super::{
     case::chain,
+    own_encoders,
     report::{CaseReport, Status, TensorReport},
     rounding::{MARGIN, Rounded, bounds},
 };
@@ -32,11 +33,15 @@ pub struct Own {
 }
 
 /// All of them.
-pub const CASES: &[Own] =
-    &[Own { name: "own/musicgen-lm-256", compute: language_model }, Own { name: "own/t5-256", compute: text_encoder }];
+pub const CASES: &[Own] = &[
+    Own { name: "own/musicgen-lm-256", compute: language_model },
+    Own { name: "own/t5-256", compute: text_encoder },
+    Own { name: "own/mert-256", compute: own_encoders::mert },
+    Own { name: "own/vit-256", compute: own_encoders::vit },
+];
 
 /// Width of the models: one super-block of `q4_k`.
-const WIDTH: usize = 256;
+pub(super) const WIDTH: usize = 256;
 /// Below this, differences are those of the order of sums.
 const FLOOR: Tolerance = Tolerance { rtol: 1e-4, atol: 1e-4 };
 
@@ -199,7 +204,7 @@ fn random(name: &str, shape: &[usize]) -> Vec<f32> {
             // Attention that looks somewhere: T5 does not scale its scores, the decoder divides them by the root of 64.
             let gain = match name {
                 _ if name.ends_with("SelfAttention.q.weight") => 0.25,
-                _ if name.ends_with("q_proj.weight") => 2.0,
+                _ if name.ends_with("q_proj.weight") || name.ends_with("attention.query.weight") => 2.0,
                 _ => 1.0,
             };
             let scale = gain * (3.0 / shape.last().copied().unwrap_or(1).max(1) as f32).sqrt();
@@ -209,7 +214,7 @@ fn random(name: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// Numbers in [-1, 1) that depend on the name alone: splitmix64 from an FNV hash of it.
-fn uniform(name: &str, count: usize) -> impl Iterator<Item = f32> {
+pub(super) fn uniform(name: &str, count: usize) -> impl Iterator<Item = f32> {
     let mut state = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -307,6 +312,15 @@ mod tests {
             ("no relative positions", 1, false, |w| {
                 let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
                 w.get_mut(name).unwrap().1.fill(0.0);
+            }),
+            ("heads of a MERT layer's queries swapped", 2, true, |w| {
+                swap_rows(w.get_mut("encoder.layers.0.attention.q_proj.weight").unwrap(), 64, 0, 1);
+            }),
+            ("keys taken for values in a ViT layer", 3, true, |w| {
+                let name = |part: &str| format!("encoder.layer.1.attention.attention.{part}.weight");
+                let key = w[&name("key")].clone();
+                let value = w.insert(name("value"), key).unwrap();
+                w.insert(name("key"), value);
             }),
             ("a norm that does not scale", 1, false, |w| {
                 w.get_mut("encoder.block.1.layer.1.layer_norm.weight").unwrap().1.fill(0.5);

@@ -92,6 +92,14 @@ fn gelu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
     s.if_greater(square, s.splat(0.95), far, near)
 }
 
+/// `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 x³)`, which is `x * sigmoid(2 u)`.
+#[inline(always)]
+fn gelu_tanh_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+    let square = s.mul(x, x);
+    let bend = s.fma(square, s.splat(2.0 * 0.797_884_56 * 0.044_715), s.splat(2.0 * 0.797_884_56));
+    s.mul(x, sigmoid(s, s.mul(x, bend)))
+}
+
 /// A function of one number.
 trait Function: Copy + Sync {
     fn apply<S: Simd>(self, s: S, x: S::V) -> S::V;
@@ -112,6 +120,7 @@ macro_rules! functions {
 
 functions! {
     Gelu: |s, x| gelu_lanes(s, x);
+    GeluTanh: |s, x| gelu_tanh_lanes(s, x);
     Relu: |s, x| s.max(s.splat(0.0), x);
     Elu: |s, x| s.if_greater(s.splat(0.0), x, exp_m1(s, x), x);
     Silu: |s, x| s.mul(x, sigmoid(s, x));
@@ -162,6 +171,14 @@ fn map(xs: &Tensor, function: impl Function, plain: fn(&Tensor) -> Result<Tensor
 /// Memory of the device runs out.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
     map(xs, Gelu, Tensor::gelu_erf)
+}
+
+/// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x³)))`: the form that published files call `gelu_fast` or `gelu_new`.
+///
+/// # Errors
+/// Memory of the device runs out.
+pub fn gelu_tanh(xs: &Tensor) -> Result<Tensor> {
+    map(xs, GeluTanh, Tensor::gelu)
 }
 
 /// `max(x, 0)`.
@@ -250,6 +267,9 @@ mod tests {
         let wide = xs.to_dtype(candle_core::DType::F64).unwrap().gelu_erf().unwrap();
         let wide = wide.to_dtype(candle_core::DType::F32).unwrap();
         crate::nn::testing::assert_close(&gelu(&xs).unwrap(), &wide, 6e-7);
+        let wide = xs.to_dtype(candle_core::DType::F64).unwrap().gelu().unwrap();
+        let wide = wide.to_dtype(candle_core::DType::F32).unwrap();
+        crate::nn::testing::assert_close(&gelu_tanh(&xs).unwrap(), &wide, 1e-6);
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod slices;
 mod testing;
 
 pub use self::{
-    activation::{elu, gelu, relu, sigmoid_of, silu, tanh_of},
+    activation::{elu, gelu, gelu_tanh, relu, sigmoid_of, silu, tanh_of},
     attention::{KvCache, Mask, attention},
     conv::{Conv1d, Conv1dConfig, ConvTranspose1d, pad_reflect},
     linear::{Embedding, Linear},

@@ -5,9 +5,12 @@ mod encodec;
 mod greedy;
 mod knn;
 mod melody;
+mod mert;
 mod pipeline;
 mod sampling;
 mod t5_unigram;
+mod vit;
+mod vivit;
 
 use anyhow::Result;
 use musaic_core::testing::Case;
@@ -26,6 +29,9 @@ pub struct Kind {
 
 /// Every kind this version proves.
 pub const KINDS: &[Kind] = &[
+    Kind { name: "encoders/mert", has_model: true, run: mert::run },
+    Kind { name: "encoders/vit", has_model: true, run: vit::run },
+    Kind { name: "encoders/vivit", has_model: true, run: vivit::run },
     Kind { name: "musicgen/delay", has_model: false, run: delay::run },
     Kind { name: "musicgen/encodec", has_model: true, run: encodec::run },
     Kind { name: "musicgen/melody", has_model: true, run: melody::run },

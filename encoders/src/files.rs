@@ -1,0 +1,81 @@
+//! Reading the small files of a published folder, and telling everything that is wrong with them at once.
+
+use std::{fs::File, io::Read, path::Path};
+
+use candle_core::{DType, Tensor};
+use musaic_core::{Error, Result, nn::Linear, weights::Weights};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Largest configuration that is read.
+const MAX_JSON: u64 = 4 << 20;
+
+/// Reads a JSON file.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let wrap = |e| Error::io(path, e);
+    let file = File::open(path).map_err(wrap)?;
+    let meta = file.metadata().map_err(wrap)?;
+    // Not a pipe or a device: those would never end, or block.
+    if !meta.is_file() || meta.len() > MAX_JSON {
+        return Err(Error::format(path, format!("a JSON file of at most {MAX_JSON} bytes"), "something else"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON).read_to_end(&mut bytes).map_err(wrap)?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))
+}
+
+/// What the JSON of the file at `path` holds.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, json: &Value) -> Result<T> {
+    T::deserialize(json).map_err(|e| Error::format(path, "the configuration of an encoder", e.to_string()))
+}
+
+/// `model_type` in the `config.json` of `folder`: what kind of model it is.
+///
+/// # Errors
+/// There is no such file, or it does not say.
+pub fn model_type(folder: &Path) -> Result<String> {
+    let path = folder.join("config.json");
+    match read_json(&path)?.get("model_type").and_then(Value::as_str) {
+        Some(name) => Ok(name.to_owned()),
+        None => Err(Error::format(&path, "a field `model_type`", "none")),
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Default)]
+pub(crate) struct Problems(Vec<String>);
+
+impl Problems {
+    /// A size from 1 to `max`.
+    pub(crate) fn size(&mut self, name: &str, value: usize, max: usize) {
+        self.expect((1..=max).contains(&value), || format!("{name} = {value}, expected 1 to {max}"));
+    }
+
+    /// Something that must hold.
+    pub(crate) fn expect(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+
+    /// Nothing, or all of it; `path` is the file that says it.
+    pub(crate) fn finish(self, path: &Path) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::config(path, self.0.join("; "))) }
+    }
+}
+
+/// Query, key and value as one matrix `[3 * width, width]`, each held once. `names` are those of the three layers.
+pub(crate) fn stacked_qkv(width: usize, bias: bool, names: [&str; 3], weights: &Weights) -> Result<Linear> {
+    let paths = names.map(|name| format!("{name}.weight"));
+    let matrix = weights.matrix_stacked(&[width; 3], width, &paths.each_ref().map(String::as_str))?;
+    if !bias {
+        return Ok(Linear::new(matrix, None));
+    }
+    let parts = names.iter().map(|name| weights.pp(name).tensor(width, "bias")).collect::<Result<Vec<_>>>()?;
+    Ok(Linear::new(matrix, Some(Tensor::cat(&parts, 0)?)))
+}
+
+/// f32 values of a tensor in row-major order, on the main processor.
+pub(crate) fn values(xs: &Tensor) -> candle_core::Result<Vec<f32>> {
+    xs.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
