@@ -3,6 +3,9 @@
 mod delay;
 mod encodec;
 mod greedy;
+mod media_arithmetic;
+mod media_files;
+mod media_resample;
 mod melody;
 mod pipeline;
 mod sampling;
@@ -25,6 +28,9 @@ pub struct Kind {
 
 /// Every kind this version proves.
 pub const KINDS: &[Kind] = &[
+    Kind { name: "media/arithmetic", has_model: false, run: media_arithmetic::run },
+    Kind { name: "media/files", has_model: false, run: media_files::run },
+    Kind { name: "media/resample", has_model: false, run: media_resample::run },
     Kind { name: "musicgen/delay", has_model: false, run: delay::run },
     Kind { name: "musicgen/encodec", has_model: true, run: encodec::run },
     Kind { name: "musicgen/melody", has_model: true, run: melody::run },
