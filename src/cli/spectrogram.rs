@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use musaic_core::media::{Limits, SpectrogramOptions, read_audio, spectrogram_png};
+use musaic_core::media::{Limits, SpectrogramOptions, measure::report, read_audio, spectrogram_png};
 
 use super::failure::BadInput;
 
@@ -29,6 +29,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let audio = read_audio(&args.file, &Limits::default())?;
     spectrogram_png(&audio, &args.output, &SpectrogramOptions::default())?;
-    super::say(&format!("{output}: {:.2} s at {} Hz", audio.duration_s(), audio.sample_rate_hz));
+    super::say(&format!("{output}: {}", report(&audio)?));
     Ok(ExitCode::SUCCESS)
 }

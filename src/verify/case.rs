@@ -209,6 +209,17 @@ fn compare_run(case: &Case, run: &Run<'_>) -> (Vec<TensorReport>, Vec<String>) {
         }
         reports.push(report);
     }
+    for rule in &run.recorder.by_rule {
+        let Some(want) = case.stored(&rule.name) else {
+            problems.push(format!("{} was compared, but is not stored", rule.name));
+            continue;
+        };
+        let report = TensorReport::by_rule(rule, want.len(), run.model.clone());
+        if !report.passed {
+            problems.push(report.describe());
+        }
+        reports.push(report);
+    }
     (reports, problems)
 }
 

@@ -17,6 +17,17 @@ pub struct Entry {
     pub fault: Option<String>,
 }
 
+/// A tensor that a note of the case compares by a rule of its own, such as the error at the best lag.
+#[derive(Debug, Clone)]
+pub struct ByRule {
+    /// Name of the stored tensor.
+    pub name: String,
+    /// What the rule measures; not a number where it could not be measured.
+    pub error: f64,
+    /// The most it may be.
+    pub bound: f64,
+}
+
 /// Collects computed tensors and compared entries.
 pub struct Recorder<'a> {
     case: Option<&'a Case>,
@@ -24,6 +35,8 @@ pub struct Recorder<'a> {
     pub tensors: Vec<(String, Values)>,
     /// Names of tensors that were given to the model instead of computed (teacher forcing), each with the reason.
     pub given: Vec<(String, &'static str)>,
+    /// Tensors compared by a rule of the case.
+    pub by_rule: Vec<ByRule>,
     /// Compared entries.
     pub entries: Vec<Entry>,
 }
@@ -36,7 +49,7 @@ impl<'a> Recorder<'a> {
 
     /// Takes whatever comes.
     pub fn unbound() -> Self {
-        Self { case: None, tensors: Vec::new(), given: Vec::new(), entries: Vec::new() }
+        Self { case: None, tensors: Vec::new(), given: Vec::new(), by_rule: Vec::new(), entries: Vec::new() }
     }
 
     /// Whether the case stores a tensor of this name.
@@ -53,6 +66,11 @@ impl<'a> Recorder<'a> {
     /// A tensor that was not computed but given.
     pub fn given(&mut self, name: impl Into<String>, reason: &'static str) {
         self.given.push((name.into(), reason));
+    }
+
+    /// A tensor that was compared by a rule of the case.
+    pub fn by_rule(&mut self, name: impl Into<String>, error: f64, bound: f64) {
+        self.by_rule.push(ByRule { name: name.into(), error, bound });
     }
 
     /// One entry, computed from the file `with`; it fails at the first field that differs. Entries of one name count once.

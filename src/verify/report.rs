@@ -9,7 +9,7 @@ use musaic_core::testing::{Comparison, Verdict, Worst};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Options;
+use super::{Options, recorder::ByRule};
 
 /// Version of the JSON document; raised when a field changes its meaning or goes.
 const SCHEMA_VERSION: u32 = 1;
@@ -91,6 +91,26 @@ impl TensorReport {
             (report.error, report.bound) = (finite(error), finite(bound));
         }
         report
+    }
+
+    /// Of a comparison by a rule of the case.
+    pub(super) fn by_rule(rule: &ByRule, elements: usize, model: Option<String>) -> Self {
+        let passed = rule.error <= rule.bound;
+        let fault =
+            (!passed).then(|| format!("{:.1e} by the rule of the case, allowed {:.1e}", rule.error, rule.bound));
+        Self {
+            name: rule.name.clone(),
+            model,
+            passed,
+            index: Vec::new(),
+            got: None,
+            want: None,
+            error: rule.error.is_finite().then_some(rule.error),
+            bound: Some(rule.bound),
+            elements,
+            departing: 0,
+            fault,
+        }
     }
 
     /// Share of the bound that is used.

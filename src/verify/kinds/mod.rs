@@ -4,6 +4,9 @@ mod delay;
 mod encodec;
 mod greedy;
 mod knn;
+mod media_arithmetic;
+mod media_files;
+mod media_resample;
 mod melody;
 mod mert;
 mod pipeline;
@@ -32,6 +35,9 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "encoders/mert", has_model: true, run: mert::run },
     Kind { name: "encoders/vit", has_model: true, run: vit::run },
     Kind { name: "encoders/vivit", has_model: true, run: vivit::run },
+    Kind { name: "media/arithmetic", has_model: false, run: media_arithmetic::run },
+    Kind { name: "media/files", has_model: false, run: media_files::run },
+    Kind { name: "media/resample", has_model: false, run: media_resample::run },
     Kind { name: "musicgen/delay", has_model: false, run: delay::run },
     Kind { name: "musicgen/encodec", has_model: true, run: encodec::run },
     Kind { name: "musicgen/melody", has_model: true, run: melody::run },

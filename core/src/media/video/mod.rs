@@ -7,6 +7,7 @@ mod picture;
 pub mod select;
 #[cfg(all(test, feature = "video"))]
 mod tests;
+#[cfg(any(test, feature = "video"))]
 mod turn;
 
 use std::path::Path;
