@@ -19,6 +19,7 @@ pub mod eval;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod listen;
+pub mod llm;
 pub mod pipeline;
 pub mod registry;
 pub mod train;

@@ -3,6 +3,8 @@
 mod delay;
 mod encodec;
 mod greedy;
+mod llama;
+mod llama_spm;
 mod melody;
 mod pipeline;
 mod sampling;
@@ -25,10 +27,12 @@ pub struct Kind {
 
 /// Every kind this version proves.
 pub const KINDS: &[Kind] = &[
+    Kind { name: "llm/llama", has_model: true, run: llama::run },
     Kind { name: "musicgen/delay", has_model: false, run: delay::run },
     Kind { name: "musicgen/encodec", has_model: true, run: encodec::run },
     Kind { name: "musicgen/melody", has_model: true, run: melody::run },
     Kind { name: "musicgen/pipeline", has_model: true, run: pipeline::run },
     Kind { name: "musicgen/sampling", has_model: false, run: sampling::run },
+    Kind { name: "tokenizers/llama-spm", has_model: false, run: llama_spm::run },
     Kind { name: "tokenizers/t5-unigram", has_model: false, run: t5_unigram::run },
 ];
