@@ -17,9 +17,12 @@
 
 mod config;
 mod layer;
+pub mod m2ugen;
+pub mod meta;
 mod model;
 mod names;
 pub mod rope;
+pub mod sampling;
 mod session;
 pub mod tokenizer;
 

@@ -1,12 +1,18 @@
 //! The table of kinds: what proves which part.
 
+mod bridge;
 mod delay;
 mod encodec;
+mod generate;
 mod greedy;
 mod llama;
 mod llama_spm;
+mod llm_forward;
+mod m2ugen;
 mod melody;
+mod nucleus;
 mod pipeline;
+mod projector;
 mod sampling;
 mod t5_unigram;
 
@@ -28,6 +34,11 @@ pub struct Kind {
 /// Every kind this version proves.
 pub const KINDS: &[Kind] = &[
     Kind { name: "llm/llama", has_model: true, run: llama::run },
+    Kind { name: "m2ugen/bridge", has_model: true, run: bridge::run },
+    Kind { name: "m2ugen/generate", has_model: true, run: generate::run },
+    Kind { name: "m2ugen/llm-forward", has_model: true, run: llm_forward::run },
+    Kind { name: "m2ugen/projector", has_model: true, run: projector::run },
+    Kind { name: "m2ugen/sampling", has_model: false, run: nucleus::run },
     Kind { name: "musicgen/delay", has_model: false, run: delay::run },
     Kind { name: "musicgen/encodec", has_model: true, run: encodec::run },
     Kind { name: "musicgen/melody", has_model: true, run: melody::run },
