@@ -21,6 +21,7 @@ pub mod eval;
 pub mod hub;
 pub mod library;
 pub mod listen;
+pub mod llm;
 pub mod pipeline;
 pub mod registry;
 pub mod train;

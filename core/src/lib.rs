@@ -1,4 +1,5 @@
-//! What all parts of Musaic share, and that names no model: media files, weights, layers, devices, errors, role traits.
+//! What all parts of Musaic share, and that names no model: media files, weights, layers, devices, errors, role
+//! traits, and the readers of formats that several of them come in.
 
 pub mod device;
 pub mod error;
@@ -6,6 +7,7 @@ pub mod media;
 pub mod nn;
 pub mod probe;
 pub mod role;
+pub mod sentencepiece;
 pub mod testing;
 pub mod weights;
 

@@ -204,15 +204,26 @@ pub struct LanguageModelSpec {
     pub vocab_size: usize,
 }
 
-/// A causal language model.
+/// A causal language model with what it remembers of the texts it is fed.
 pub trait LanguageModel: Send {
     /// Name and sizes.
     fn spec(&self) -> &LanguageModelSpec;
-    /// Token ids `[batch, time]` to hidden states `[batch, time, hidden_size]` and logits `[batch, time, vocab_size]`.
+    /// Forgets everything and makes room for `capacity` positions of `batch` texts.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    fn start(&mut self, batch: usize, capacity: usize) -> Result<()>;
+    /// Feeds token ids `[batch, time]` to the end of the texts: hidden states `[batch, time, hidden_size]` of the last layer
+    /// at these positions, before the final norm.
+    ///
+    /// # Errors
+    /// An id is unknown, there is no room left, or the arithmetic failed.
+    fn feed(&mut self, ids: &Tensor) -> Result<Tensor>;
+    /// Hidden states `[batch, time, hidden_size]` to logits `[batch, time, vocab_size]` in f32.
     ///
     /// # Errors
     /// The input has the wrong shape, or the arithmetic failed.
-    fn forward(&mut self, ids: &Tensor) -> Result<(Tensor, Tensor)>;
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
 }
 
 /// What a decoder listens to and gives.

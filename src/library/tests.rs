@@ -50,7 +50,7 @@ fn like_and_not_like() {
     assert!((found[0].similarity - 1.0).abs() < 1e-5);
     let found = library.search(slice::from_ref(&both), &[drums], &except, 4).unwrap();
     assert_eq!(found.iter().map(|f| f.piece.as_str()).collect::<Vec<_>>(), ["calm.wav", "voice.wav"]);
-    let message = library.search(slice::from_ref(&both), &[both], &[], 1).unwrap_err().to_string();
+    let message = library.search(slice::from_ref(&both), slice::from_ref(&both), &[], 1).unwrap_err().to_string();
     assert!(message.contains("cancel out"), "{message}");
 }
 

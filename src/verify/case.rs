@@ -10,7 +10,7 @@ use candle_core::Device;
 use musaic_core::{
     Error, WeightFormat,
     testing::{Case, Tolerance, compare_within},
-    weights::{Checkpoint, Weights},
+    weights::{Checkpoint, Source, Weights},
 };
 
 use super::{
@@ -39,11 +39,15 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// Opens the weights of `folder`.
     pub fn weights(&self, folder: &Path) -> Result<Weights> {
-        let checkpoint = Checkpoint::open(folder)?;
-        Ok(match self.rounding {
-            Some(format) => Weights::new(Rounded::new(checkpoint, format), self.device, self.format),
-            None => Weights::new(checkpoint, self.device, self.format),
-        })
+        Ok(self.walk(Checkpoint::open(folder)?))
+    }
+
+    /// Walks weights that were opened.
+    pub fn walk(&self, source: impl Source + 'static) -> Weights {
+        match self.rounding {
+            Some(format) => Weights::new(Rounded::new(source, format), self.device, self.format),
+            None => Weights::new(source, self.device, self.format),
+        }
     }
 }
 

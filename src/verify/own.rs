@@ -24,6 +24,7 @@ use super::{
     report::{CaseReport, Status, TensorReport},
     rounding::{MARGIN, Rounded, bounds},
 };
+use crate::llm::{Hooks, Layout, Llama, LlamaConfig, rope::RopeConfig};
 
 /// A case made from a seed.
 pub struct Own {
@@ -38,6 +39,7 @@ pub const CASES: &[Own] = &[
     Own { name: "own/t5-256", compute: text_encoder },
     Own { name: "own/mert-256", compute: own_encoders::mert },
     Own { name: "own/vit-256", compute: own_encoders::vit },
+    Own { name: "own/llama-256", compute: llama },
 ];
 
 /// Width of the models: one super-block of `q4_k`.
@@ -179,6 +181,47 @@ fn text_encoder(weights: &Weights, probe: &mut dyn Probe) -> Result<()> {
     Ok(())
 }
 
+/// Three layers of a LLaMA over 24 positions: heads that share keys, biases, LoRA, and a prefix in the last two layers.
+fn llama(weights: &Weights, probe: &mut dyn Probe) -> Result<()> {
+    let config = LlamaConfig {
+        layout: Layout::Meta,
+        vocab_size: 64,
+        hidden_size: WIDTH,
+        intermediate_size: 2 * WIDTH,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 64,
+        rms_norm_eps: 1e-5,
+        max_position_embeddings: 64,
+        rope: RopeConfig::plain(10_000.0),
+        tie_word_embeddings: false,
+        attention_bias: false,
+        mlp_bias: false,
+        hooks: Hooks { biases: true, lora_rank: Some(16), gates: true },
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+    };
+    let model = Llama::load(&config, weights)?;
+    if !weights.has_values() {
+        return Ok(());
+    }
+    let (batch, length) = (2, 24);
+    let ids: Vec<u32> = uniform("tokens", batch * length).map(|u| ((u + 1.0) * 32.0) as u32).collect();
+    let ids = Tensor::from_vec(ids, (batch, length), model.device())?;
+    let mut prefixes = vec![None];
+    for layer in 1..3 {
+        let adapter: Vec<f32> = uniform(&format!("adapter {layer}"), WIDTH).collect();
+        prefixes.push(model.prefix(layer, &Tensor::from_vec(adapter, (1, 1, WIDTH), model.device())?)?);
+    }
+    let mut state = model.start(batch, length, model.dtype())?;
+    model.set_prefixes(&mut state, prefixes)?;
+    let hidden = model.feed(&model.embed(&ids)?, &mut state, probe)?;
+    let logits = model.logits(&hidden, probe)?;
+    probe.see("logits", &logits)?;
+    Ok(())
+}
+
 /// Random weights of every tensor the model of a case asks for.
 fn weights_of(own: &Own) -> Result<Tensors> {
     let names = Weights::from_names(BTreeMap::new());
@@ -199,12 +242,19 @@ fn random(name: &str, shape: &[usize]) -> Vec<f32> {
     match shape {
         [_] if name.ends_with("bias") => numbers.map(|u| 0.1 * u).collect(),
         [_] => numbers.map(|u| 1.0 + 0.2 * u).collect(),
-        _ if name.contains("embed_tokens") || name.contains("shared") || name.contains("bias") => numbers.collect(),
+        // Gates: half open.
+        [1, _, 1, 1] => numbers.collect(),
+        _ if ["tok_embeddings", "embed_tokens", "shared", "bias"].iter().any(|part| name.contains(part)) => {
+            numbers.collect()
+        }
         _ => {
             // Attention that looks somewhere: T5 does not scale its scores, the decoder divides them by the root of 64.
             let gain = match name {
                 _ if name.ends_with("SelfAttention.q.weight") => 0.25,
                 _ if name.ends_with("q_proj.weight") || name.ends_with("attention.query.weight") => 2.0,
+                _ if name.ends_with("q_proj.weight") || name.ends_with("wq.weight") => 2.0,
+                // An update is small beside what it updates.
+                _ if name.contains("lora_") && name.ends_with("_l2.weight") => 0.5,
                 _ => 1.0,
             };
             let scale = gain * (3.0 / shape.last().copied().unwrap_or(1).max(1) as f32).sqrt();

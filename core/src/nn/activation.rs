@@ -2,7 +2,7 @@
 // Fitted coefficients, written with the digits of the fit.
 #![allow(clippy::excessive_precision, clippy::approx_constant)]
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
 use super::{
     pool,
@@ -205,6 +205,57 @@ pub fn silu(xs: &Tensor) -> Result<Tensor> {
     map(xs, Silu, Tensor::silu)
 }
 
+struct Gated<'a> {
+    gate: &'a [f32],
+    xs: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Gated<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (mut gates, mut values) = ([0f32; 16], [0f32; 16]);
+        for ((gate, x), out) in self.gate.chunks(16).zip(self.xs.chunks(16)).zip(self.out.chunks_mut(16)) {
+            gates[..gate.len()].copy_from_slice(gate);
+            values[..x.len()].copy_from_slice(x);
+            let gate = s.load(&gates);
+            let mut sixteen = [0f32; 16];
+            s.store(s.mul(s.mul(gate, sigmoid(s, gate)), s.load(&values)), &mut sixteen);
+            out.copy_from_slice(&sixteen[..out.len()]);
+        }
+    }
+}
+
+/// `silu(gate) * x` of `[.., 2 * dim]`, the gates being the first half of the last dimension: `[.., dim]`.
+///
+/// # Errors
+/// The last dimension is odd.
+pub fn silu_gated(xs: &Tensor) -> Result<Tensor> {
+    let mut shape = xs.dims().to_vec();
+    let dim = match shape.last_mut() {
+        Some(last) if *last % 2 == 0 && *last > 0 => {
+            *last /= 2;
+            *last
+        }
+        _ => candle_core::bail!("gates and values of {:?}", xs.dims()),
+    };
+    if !slices::is_plain(xs) {
+        return silu(&xs.narrow(D::Minus1, 0, dim)?)? * xs.narrow(D::Minus1, dim, dim)?;
+    }
+    let mut out = slices::zeros(xs.elem_count() / 2)?;
+    slices::with(xs, |xs| {
+        pool::rows_mut(&mut out, dim, 8 * dim, |first, out| {
+            for (row, out) in (first..).zip(out.chunks_exact_mut(dim)) {
+                let (gate, xs) = xs[row * 2 * dim..][..2 * dim].split_at(dim);
+                dispatch(Gated { gate, xs, out });
+            }
+        });
+    })?;
+    Tensor::from_vec(out, shape, &Device::Cpu)
+}
+
 /// `1 / (1 + e^-x)`.
 ///
 /// # Errors
@@ -270,6 +321,16 @@ mod tests {
         let wide = xs.to_dtype(candle_core::DType::F64).unwrap().gelu().unwrap();
         let wide = wide.to_dtype(candle_core::DType::F32).unwrap();
         crate::nn::testing::assert_close(&gelu_tanh(&xs).unwrap(), &wide, 1e-6);
+    }
+
+    #[test]
+    fn gates_are_the_first_half() {
+        for dim in [1, 16, 37] {
+            let xs = crate::nn::testing::noise(&[2, 3, 2 * dim], 1).affine(4.0, 0.0).unwrap();
+            let want = silu_gated(&candle_core::Var::from_tensor(&xs).unwrap()).unwrap();
+            crate::nn::testing::assert_close(&silu_gated(&xs).unwrap(), &want, 1e-5);
+        }
+        assert!(silu_gated(&crate::nn::testing::noise(&[3, 5], 1)).is_err());
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) const GROUP: usize = 4;
 pub(super) enum Hidden<'a> {
     Nothing,
     Future,
+    /// As `Future`, and what lies before the first position of each batch element.
+    Outside(&'a [usize]),
     /// `[batch, keys]`, 1 = seen.
     Unseen(&'a [f32]),
 }
@@ -28,7 +30,10 @@ pub(super) enum Hidden<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub batch: usize,
+    /// Heads of the queries.
     pub heads: usize,
+    /// Heads of queries that share one head of keys and values.
+    pub group: usize,
     pub head_dim: usize,
     /// Positions a head has room for.
     pub capacity: usize,
@@ -38,7 +43,8 @@ pub(super) struct Sizes {
     pub time: usize,
 }
 
-/// One call: `queries [batch, time, heads * head_dim]`; `keys` and `values` `[batch, heads, capacity, blocks of a head]`.
+/// One call: `queries [batch, time, heads * head_dim]`; `keys` and `values`
+/// `[batch, heads / group, capacity, blocks of a head]`.
 #[derive(Clone, Copy)]
 pub(super) struct Attend<'a, B> {
     pub sizes: Sizes,
@@ -84,16 +90,26 @@ impl<B: Block> Attend<'_, B> {
     pub(super) fn seen(&self, query: usize) -> usize {
         let Sizes { count, time, .. } = self.sizes;
         match self.hidden {
-            Hidden::Future => (count + query + 1).saturating_sub(time).min(count),
+            Hidden::Future | Hidden::Outside(_) => (count + query + 1).saturating_sub(time).min(count),
             _ => count,
         }
     }
 
-    /// The first `seen` keys and values of a head (counted over the batch).
+    /// Number of keys before the first that queries of a head (counted over the batch) see; queries that lie there
+    /// themselves are padding and see what comes before them, so that they stay numbers.
+    #[inline(always)]
+    pub(super) fn skipped(&self, head: usize) -> usize {
+        match self.hidden {
+            Hidden::Outside(first) => first[head / self.sizes.heads],
+            _ => 0,
+        }
+    }
+
+    /// The first `seen` keys and values of a head of queries (counted over the batch).
     #[inline(always)]
     pub(super) fn rows(&self, head: usize, seen: usize) -> (&[B], &[B]) {
         let steps = self.sizes.head_dim.div_ceil(16);
-        let begin = head * self.sizes.capacity * steps;
+        let begin = head / self.sizes.group * self.sizes.capacity * steps;
         (&self.keys[begin..begin + seen * steps], &self.values[begin..begin + seen * steps])
     }
 
@@ -187,7 +203,13 @@ impl<B: Block, const Q: usize> Kernel for One<'_, B, Q> {
             }
             match call.hidden {
                 Hidden::Nothing => {}
-                Hidden::Future => row[call.seen(first + q)..].fill(f32::NEG_INFINITY),
+                Hidden::Future | Hidden::Outside(_) => {
+                    let (skipped, seen) = (call.skipped(head), call.seen(first + q));
+                    row[seen..].fill(f32::NEG_INFINITY);
+                    if skipped < seen {
+                        row[..skipped].fill(f32::NEG_INFINITY);
+                    }
+                }
                 // Adding the lowest finite number makes a fully hidden row uniform instead of NaN.
                 Hidden::Unseen(seen) => {
                     for (x, seen) in row.iter_mut().zip(&seen[head / heads * count..][..count]) {

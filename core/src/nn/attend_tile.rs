@@ -70,11 +70,15 @@ impl<B: Block> Kernel for Tile<'_, B> {
         }
         match call.hidden {
             Hidden::Nothing => {}
-            Hidden::Future => {
+            Hidden::Future | Hidden::Outside(_) => {
                 let limits = std::array::from_fn(|q| call.seen((first + q).min(time - 1)) as f32);
                 let (limits, hidden) = (s.load(&limits), s.splat(f32::NEG_INFINITY));
                 for j in call.seen(first)..seen {
                     s.store(s.if_greater(limits, s.splat(j as f32), s.load(&scores[j]), hidden), &mut scores[j]);
+                }
+                let skipped = call.skipped(head);
+                for score in scores.iter_mut().take(skipped.min(seen)) {
+                    s.store(s.if_greater(limits, s.splat(skipped as f32), hidden, s.load(score)), score);
                 }
             }
             Hidden::Unseen(seen) => {
@@ -211,13 +215,15 @@ mod tests {
                 |i: u32| (i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 9) as f32 / (1 << 22) as f32 - 1.0;
             (0..count as u32).map(number).collect()
         };
-        for (heads, head_dim, time, count) in [(1, 16, 1, 1), (2, 64, 16, 16), (3, 40, 21, 50), (1, 80, 9, 33)] {
+        for (heads, group, head_dim, time, count) in
+            [(1, 1, 16, 1, 1), (2, 2, 64, 16, 16), (3, 1, 40, 21, 50), (4, 2, 16, 30, 30), (1, 1, 80, 9, 33)]
+        {
             let (batch, capacity) = (2, count + 3);
-            let sizes = Sizes { batch, heads, head_dim, capacity, count, time };
+            let sizes = Sizes { batch, heads, group, head_dim, capacity, count, time };
             let mut queries = noise(batch * time * heads * head_dim, 1);
             spoil(&mut queries);
             let blocks = |seed| -> Vec<B> {
-                let mut all = noise(batch * heads * capacity * head_dim.next_multiple_of(16), seed);
+                let mut all = noise(batch * heads / group * capacity * head_dim.next_multiple_of(16), seed);
                 spoil(&mut all);
                 all.chunks(16).map(B::pack).collect()
             };
@@ -228,6 +234,7 @@ mod tests {
                 (Hidden::Nothing, None),
                 (Hidden::Future, None),
                 (Hidden::Future, Some(&*bias)),
+                (Hidden::Outside(&[0, 7]), None),
                 (Hidden::Unseen(&seen), Some(&*bias)),
             ] {
                 let call = Attend { sizes, queries: &queries, keys: &keys, values: &values, scale: 0.3, hidden, bias };

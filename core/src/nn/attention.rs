@@ -18,19 +18,23 @@ pub enum Mask<'a> {
     None,
     /// Query `i` of the newest `time` positions sees everything up to itself.
     Causal,
+    /// As `Causal`, and nothing before the position given for each batch element: prompts padded on the left. What padding
+    /// itself sees is left open.
+    CausalFrom(&'a [usize]),
     /// `[batch, keys]` f32, 1 = may be seen, 0 = may not. A row of zeros sees every key alike (uniform weights).
     Keys(&'a Tensor),
 }
 
 /// Keys and values of one attention layer, allocated once and appended to in place.
 ///
-/// Layout `[batch, heads, capacity, head_dim]`. On the CPU they may be held as f32, f16 or bf16 and are read where they
+/// Layout `[batch, kv_heads, capacity, head_dim]`. On the CPU they may be held as f32, f16 or bf16 and are read where they
 /// lie; results are f32. A cache has no gradients: training uses [`attention`].
 #[derive(Debug)]
 pub struct KvCache {
     store: Store,
     batch: usize,
     heads: usize,
+    kv_heads: usize,
     head_dim: usize,
     capacity: usize,
     len: usize,
@@ -79,9 +83,10 @@ impl<B: Block> Pair<B> {
         let steps = sizes.head_dim.div_ceil(16);
         for (rows, new) in [(&mut self.keys, keys), (&mut self.values, values)] {
             for (i, new) in new.chunks_exact(sizes.head_dim).enumerate() {
-                let (head, position) = (i % sizes.heads, i / sizes.heads);
+                let heads = sizes.heads / sizes.group;
+                let (head, position) = (i % heads, i / heads);
                 let (element, time) = (position / sizes.time, position % sizes.time);
-                let row = (element * sizes.heads + head) * sizes.capacity + sizes.count + time;
+                let row = (element * heads + head) * sizes.capacity + sizes.count + time;
                 for (block, new) in rows[row * steps..(row + 1) * steps].iter_mut().zip(new.chunks(16)) {
                     let mut sixteen = [0f32; 16];
                     sixteen[..new.len()].copy_from_slice(new);
@@ -119,9 +124,28 @@ impl KvCache {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let sizes = [heads, capacity, head_dim.div_ceil(16)];
+        Self::grouped(batch, (heads, heads), head_dim, capacity, dtype, device)
+    }
+
+    /// As [`KvCache::new`], for `heads` heads of queries that share `kv_heads` heads of keys and values in groups of equal
+    /// size: the first `heads / kv_heads` the first one, and so on.
+    ///
+    /// # Errors
+    /// As [`KvCache::new`], or the heads do not share evenly.
+    pub fn grouped(
+        batch: usize,
+        (heads, kv_heads): (usize, usize),
+        head_dim: usize,
+        capacity: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            candle_core::bail!("{heads} heads of queries do not share {kv_heads} heads of keys evenly");
+        }
+        let sizes = [kv_heads, capacity, head_dim.div_ceil(16)];
         let Some(blocks) = sizes.into_iter().try_fold(batch, usize::checked_mul) else {
-            candle_core::bail!("a key/value cache of [{batch}, {heads}, {capacity}, {head_dim}] is too large");
+            candle_core::bail!("a key/value cache of [{batch}, {kv_heads}, {capacity}, {head_dim}] is too large");
         };
         let store = match (device, dtype) {
             (Device::Cpu, DType::F32) => Store::F32(Pair::new(blocks)?),
@@ -129,11 +153,11 @@ impl KvCache {
             (Device::Cpu, DType::BF16) => Store::Bf16(Pair::new(blocks)?),
             (Device::Cpu, dtype) => candle_core::bail!("a key/value cache cannot be held as {dtype:?}"),
             _ => {
-                let zeros = || Tensor::zeros((batch, heads, capacity, head_dim), dtype, device);
+                let zeros = || Tensor::zeros((batch, kv_heads, capacity, head_dim), dtype, device);
                 Store::Device { keys: zeros()?, values: zeros()? }
             }
         };
-        Ok(Self { store, batch, heads, head_dim, capacity, len: 0 })
+        Ok(Self { store, batch, heads, kv_heads, head_dim, capacity, len: 0 })
     }
 
     /// Positions held.
@@ -165,6 +189,7 @@ impl KvCache {
         Sizes {
             batch: self.batch,
             heads: self.heads,
+            group: self.heads / self.kv_heads,
             head_dim: self.head_dim,
             capacity: self.capacity,
             count: self.len,
@@ -173,21 +198,21 @@ impl KvCache {
     }
 
     /// Checks `[batch, time, heads * head_dim]` and gives the time.
-    fn time_of(&self, xs: &Tensor) -> Result<usize> {
+    fn time_of(&self, xs: &Tensor, heads: usize) -> Result<usize> {
         let (batch, time, dim) = xs.dims3()?;
-        if batch != self.batch || dim != self.heads * self.head_dim {
-            candle_core::bail!("a cache of [{}, _, {}] got {:?}", self.batch, self.heads * self.head_dim, xs.dims());
+        if batch != self.batch || dim != heads * self.head_dim {
+            candle_core::bail!("a cache of [{}, _, {}] got {:?}", self.batch, heads * self.head_dim, xs.dims());
         }
         Ok(time)
     }
 
-    /// Appends `keys` and `values`, each `[batch, time, heads * head_dim]`.
+    /// Appends `keys` and `values`, each `[batch, time, kv_heads * head_dim]`.
     ///
     /// # Errors
     /// The capacity is exceeded or a shape differs.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let added = self.time_of(keys)?;
-        if self.time_of(values)? != added {
+        let added = self.time_of(keys, self.kv_heads)?;
+        if self.time_of(values, self.kv_heads)? != added {
             candle_core::bail!("{added} keys with {:?} values", values.dims());
         }
         if self.capacity - self.len < added {
@@ -195,8 +220,8 @@ impl KvCache {
         }
         let sizes = self.sizes(added);
         if let Store::Device { keys: held_keys, values: held_values } = &self.store {
-            held_keys.slice_set(&split_heads(keys, self.heads)?, 2, self.len)?;
-            held_values.slice_set(&split_heads(values, self.heads)?, 2, self.len)?;
+            held_keys.slice_set(&split_heads(keys, self.kv_heads)?, 2, self.len)?;
+            held_values.slice_set(&split_heads(values, self.kv_heads)?, 2, self.len)?;
         } else {
             let (keys, values) = (keys.to_dtype(DType::F32)?, values.to_dtype(DType::F32)?);
             slices::with2(&keys, Some(&values), |keys, values| {
@@ -237,13 +262,19 @@ impl KvCache {
     }
 
     fn attend_biased(&self, queries: &Tensor, scale: f64, mask: Mask<'_>, bias: Option<&Tensor>) -> Result<Tensor> {
-        let time = self.time_of(queries)?;
+        let time = self.time_of(queries, self.heads)?;
         if self.len == 0 {
             candle_core::bail!("attention over an empty cache");
         }
+        if let Mask::CausalFrom(first) = mask
+            && first.len() != self.batch
+        {
+            candle_core::bail!("{} first positions for a batch of {}", first.len(), self.batch);
+        }
         let sizes = self.sizes(time);
         if let Store::Device { keys, values } = &self.store {
-            let (keys, values) = (keys.narrow(2, 0, self.len)?, values.narrow(2, 0, self.len)?);
+            let held = |xs: &Tensor| repeat_heads(&xs.narrow(2, 0, self.len)?, sizes.group);
+            let (keys, values) = (held(keys)?, held(values)?);
             return scaled_dot_product(&split_heads(queries, self.heads)?, &keys, &values, scale, mask, bias);
         }
         let seen = match mask {
@@ -265,6 +296,7 @@ impl KvCache {
                 let hidden = match mask {
                     Mask::None => Hidden::Nothing,
                     Mask::Causal => Hidden::Future,
+                    Mask::CausalFrom(first) => Hidden::Outside(first),
                     Mask::Keys(_) => Hidden::Unseen(seen_values),
                 };
                 match &self.store {
@@ -328,6 +360,16 @@ fn split_heads(xs: &Tensor, heads: usize) -> Result<Tensor> {
     xs.reshape((batch, time, heads, dim / heads))?.transpose(1, 2)?.contiguous()
 }
 
+/// `[batch, kv_heads, ..]` with every head `group` times in a row.
+fn repeat_heads(xs: &Tensor, group: usize) -> Result<Tensor> {
+    if group == 1 {
+        return Ok(xs.clone());
+    }
+    let (batch, heads, time, dim) = xs.dims4()?;
+    let shape = (batch, heads, group, time, dim);
+    xs.unsqueeze(2)?.broadcast_as(shape)?.reshape((batch, heads * group, time, dim))
+}
+
 fn scaled_dot_product(
     q: &Tensor,
     k: &Tensor,
@@ -350,6 +392,16 @@ fn scaled_dot_product(
                 .flat_map(|i| (0..keys).map(move |j| if j + time > i + keys { f32::MIN } else { 0.0 }))
                 .collect();
             scores = scores.broadcast_add(&Tensor::from_vec(hidden, (time, keys), q.device())?)?;
+        }
+        Mask::CausalFrom(first) => {
+            let mut hidden = Vec::with_capacity(batch * time * keys);
+            for first in first {
+                for seen in (0..time).map(|i| i + keys + 1 - time) {
+                    let begin = if *first < seen { *first } else { 0 };
+                    hidden.extend((0..keys).map(|j| if (begin..seen).contains(&j) { 0.0 } else { f32::MIN }));
+                }
+            }
+            scores = scores.broadcast_add(&Tensor::from_vec(hidden, (batch, 1, time, keys), q.device())?)?;
         }
         Mask::Keys(seen) => {
             let hidden = ((seen.to_dtype(DType::F32)? - 1.0)? * f64::from(f32::MAX))?;
@@ -392,7 +444,8 @@ mod tests {
                 (noise(&[batch, time, dim], 1), noise(&[batch, keys, dim], 2), noise(&[batch, keys, dim], 3));
             let seen: Vec<f32> = (0..batch * keys).map(|i| ((i / keys + i) % 3 != 0) as u8 as f32).collect();
             let seen = Tensor::from_vec(seen, (batch, keys), &Device::Cpu).unwrap();
-            for mask in [Mask::None, Mask::Causal, Mask::Keys(&seen)] {
+            let first: Vec<_> = (0..batch).map(|b| (b * 5 + 2) % keys).collect();
+            for mask in [Mask::None, Mask::Causal, Mask::CausalFrom(&first), Mask::Keys(&seen)] {
                 for bias in [None, Some(noise(&[1, heads, time, keys], 4)), Some(noise(&[batch, heads, time, keys], 5))]
                 {
                     let want = plain(&q, &k, &v, heads, mask, bias.as_ref());
@@ -405,6 +458,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn heads_that_share_keys_are_heads_with_copies_of_them() {
+        for (kv_heads, group, time, keys) in [(1, 4, 3, 9), (2, 3, 1, 20), (3, 2, 40, 40)] {
+            let (batch, head_dim, heads) = (2, 24, kv_heads * group);
+            let q = noise(&[batch, time, heads * head_dim], 1);
+            let (k, v) = (noise(&[batch, keys, kv_heads * head_dim], 2), noise(&[batch, keys, kv_heads * head_dim], 3));
+            let copied = |xs: &Tensor| repeat_heads(&split_heads(xs, kv_heads).unwrap(), group).unwrap();
+            let q_heads = split_heads(&q, heads).unwrap();
+            let want = scaled_dot_product(&q_heads, &copied(&k), &copied(&v), 0.3, Mask::Causal, None).unwrap();
+            let mut cache =
+                KvCache::grouped(batch, (heads, kv_heads), head_dim, keys, DType::F32, &Device::Cpu).unwrap();
+            cache.append(&k, &v).unwrap();
+            assert_close(&cache.attend(&q, 0.3, Mask::Causal).unwrap(), &want, 5e-6);
+        }
+        assert!(KvCache::grouped(1, (4, 3), 16, 2, DType::F32, &Device::Cpu).is_err());
     }
 
     #[test]

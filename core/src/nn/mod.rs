@@ -17,13 +17,14 @@ mod norm;
 mod packed;
 mod pool;
 mod product;
+mod rope;
 mod simd;
 mod slices;
 #[cfg(test)]
 mod testing;
 
 pub use self::{
-    activation::{elu, gelu, gelu_tanh, relu, sigmoid_of, silu, tanh_of},
+    activation::{elu, gelu, gelu_tanh, relu, sigmoid_of, silu, silu_gated, tanh_of},
     attention::{KvCache, Mask, attention},
     conv::{Conv1d, Conv1dConfig, ConvTranspose1d, pad_reflect},
     linear::{Embedding, Linear},
@@ -31,5 +32,6 @@ pub use self::{
     matrix::{Matrix, MatrixBuilder},
     norm::{LayerNorm, RmsNorm},
     pool::{threads, with_threads},
+    rope::{Pairing, Rotation},
     simd::cpu_class,
 };

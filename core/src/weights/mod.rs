@@ -7,6 +7,7 @@
 
 mod bytes;
 mod checkpoint;
+mod combine;
 mod encoding;
 mod entry;
 mod norm;
@@ -34,6 +35,7 @@ use half::{bf16, f16};
 use self::sources::NamesOnly;
 pub use self::{
     checkpoint::{Checkpoint, CheckpointSummary},
+    combine::{Layered, Renamed, RowsAdded, Sharded, Split},
     packed::KEY as PACKED_KEY,
     random::RandomWeights,
     report::{LoadReport, Misshaped, Missing, Unused},
@@ -79,6 +81,36 @@ pub trait Source: Send + Sync {
     }
 }
 
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn label(&self) -> String {
+        (**self).label()
+    }
+
+    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
+        (**self).tensors()
+    }
+
+    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        (**self).read(name, sink)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        (**self).has(name)
+    }
+
+    fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
+        (**self).find(name, wanted)
+    }
+
+    fn read_shaped(&self, name: &str, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        (**self).read_shaped(name, shape, sink)
+    }
+
+    fn has_values(&self) -> bool {
+        (**self).has_values()
+    }
+}
+
 impl<S: Source + ?Sized> Source for Arc<S> {
     fn label(&self) -> String {
         (**self).label()
@@ -112,7 +144,6 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 struct Shared {
     source: Box<dyn Source>,
     device: Device,
-    format: WeightFormat,
     account: Mutex<Account>,
 }
 
@@ -129,18 +160,15 @@ struct Account {
 pub struct Weights {
     shared: Arc<Shared>,
     prefix: String,
+    format: WeightFormat,
 }
 
 impl Weights {
     /// Walks `source`, placing tensors on `device` and large matrices in `format`.
     pub fn new(source: impl Source + 'static, device: &Device, format: WeightFormat) -> Self {
-        let shared = Shared {
-            source: Box::new(source),
-            device: device.clone(),
-            format,
-            account: Mutex::new(Account::default()),
-        };
-        Self { shared: Arc::new(shared), prefix: String::new() }
+        let shared =
+            Shared { source: Box::new(source), device: device.clone(), account: Mutex::new(Account::default()) };
+        Self { shared: Arc::new(shared), prefix: String::new(), format }
     }
 
     /// Opens a file or folder as [`Checkpoint::open`] does and walks it.
@@ -170,7 +198,12 @@ impl Weights {
     /// One level down.
     pub fn pp(&self, name: impl Display) -> Self {
         let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
-        Self { shared: self.shared.clone(), prefix }
+        Self { shared: self.shared.clone(), prefix, format: self.format }
+    }
+
+    /// The same place, with large matrices held in another format from here on.
+    pub fn in_format(&self, format: WeightFormat) -> Self {
+        Self { format, ..self.clone() }
     }
 
     /// Where tensors are placed.
@@ -180,7 +213,7 @@ impl Weights {
 
     /// How large matrices are held.
     pub fn format(&self) -> WeightFormat {
-        self.shared.format
+        self.format
     }
 
     /// `false` where there are names but no numbers: layers then need not compute anything from what they load.
@@ -190,7 +223,7 @@ impl Weights {
 
     /// Type of the arithmetic, and of everything that is not a large matrix.
     pub fn dtype(&self) -> DType {
-        self.shared.format.compute_dtype(&self.shared.device)
+        self.format.compute_dtype(&self.shared.device)
     }
 
     fn full_name(&self, name: &str) -> String {

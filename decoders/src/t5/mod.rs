@@ -11,7 +11,6 @@
 
 mod config;
 mod model;
-mod spiece;
 mod tokenizer;
 
 pub use self::{

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use musaic_core::{Error, Result};
+use musaic_core::{
+    Error, Result,
+    sentencepiece::{ModelType, SentencePieceModel},
+};
 use serde::Deserialize;
 use tokenizers::{
     AddedToken, NormalizerWrapper, Tokenizer,
@@ -12,8 +15,6 @@ use tokenizers::{
     pre_tokenizers::metaspace::{Metaspace, PrependScheme},
     processors::template::TemplateProcessing,
 };
-
-use super::spiece::SentencePieceModel;
 
 const PAD: &str = "<pad>";
 const END: &str = "</s>";
@@ -88,6 +89,10 @@ impl T5Tokenizer {
     /// The file cannot be read or is damaged.
     pub fn from_sentencepiece(path: &Path) -> Result<Self> {
         let model = SentencePieceModel::open(path)?;
+        if model.model_type != ModelType::Unigram {
+            let found = format!("model type {:?}", model.model_type);
+            return Err(Error::format(path, "a SentencePiece unigram model", found));
+        }
         let extra_ids = match std::fs::read(path.with_file_name("tokenizer_config.json")) {
             Ok(bytes) => serde_json::from_slice::<TokenizerConfig>(&bytes).ok().and_then(|c| c.extra_ids),
             Err(_) => None,
@@ -170,7 +175,8 @@ impl T5Tokenizer {
 /// The tokenizer that the published conversion makes of a SentencePiece model: the sentinels follow the pieces in falling
 /// order, spaces to the right are stripped, runs of spaces become one mark, and a mark is put in front.
 fn build(model: SentencePieceModel, extra_ids: usize) -> tokenizers::Result<Tokenizer> {
-    let SentencePieceModel { pieces: mut vocabulary, unk_id, charsmap } = model;
+    let SentencePieceModel { pieces, unk_id, charsmap, .. } = model;
+    let mut vocabulary: Vec<_> = pieces.into_iter().map(|piece| (piece.text, f64::from(piece.score))).collect();
     let sentinels: Vec<_> = (0..extra_ids).rev().map(|i| format!("<extra_id_{i}>")).collect();
     let specials: Vec<_> = [PAD, END].into_iter().chain([vocabulary[unk_id].0.as_str()]).map(str::to_owned).collect();
     vocabulary.extend(sentinels.iter().map(|token| (token.clone(), 0.0)));

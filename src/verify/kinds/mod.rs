@@ -1,15 +1,23 @@
 //! The table of kinds: what proves which part.
 
+mod bridge;
 mod delay;
 mod encodec;
+mod generate;
 mod greedy;
 mod knn;
+mod llama;
+mod llama_spm;
+mod llm_forward;
+mod m2ugen;
 mod media_arithmetic;
 mod media_files;
 mod media_resample;
 mod melody;
 mod mert;
+mod nucleus;
 mod pipeline;
+mod projector;
 mod sampling;
 mod t5_unigram;
 mod vit;
@@ -35,6 +43,12 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "encoders/mert", has_model: true, run: mert::run },
     Kind { name: "encoders/vit", has_model: true, run: vit::run },
     Kind { name: "encoders/vivit", has_model: true, run: vivit::run },
+    Kind { name: "llm/llama", has_model: true, run: llama::run },
+    Kind { name: "m2ugen/bridge", has_model: true, run: bridge::run },
+    Kind { name: "m2ugen/generate", has_model: true, run: generate::run },
+    Kind { name: "m2ugen/llm-forward", has_model: true, run: llm_forward::run },
+    Kind { name: "m2ugen/projector", has_model: true, run: projector::run },
+    Kind { name: "m2ugen/sampling", has_model: false, run: nucleus::run },
     Kind { name: "media/arithmetic", has_model: false, run: media_arithmetic::run },
     Kind { name: "media/files", has_model: false, run: media_files::run },
     Kind { name: "media/resample", has_model: false, run: media_resample::run },
@@ -44,5 +58,6 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "musicgen/pipeline", has_model: true, run: pipeline::run },
     Kind { name: "musicgen/sampling", has_model: false, run: sampling::run },
     Kind { name: "retrieval/knn", has_model: false, run: knn::run },
+    Kind { name: "tokenizers/llama-spm", has_model: false, run: llama_spm::run },
     Kind { name: "tokenizers/t5-unigram", has_model: false, run: t5_unigram::run },
 ];

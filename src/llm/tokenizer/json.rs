@@ -1,0 +1,62 @@
+//! `tokenizer.json`: byte-level BPE (SmolLM2, GPT), and LLaMA's own in newer folders.
+
+use std::path::Path;
+
+use musaic_core::{Error, Result};
+use tokenizers::Tokenizer;
+
+/// Largest file that is read.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// A tokenizer by its own description.
+#[derive(Debug, Clone)]
+pub struct JsonTokenizer {
+    inner: Tokenizer,
+}
+
+impl JsonTokenizer {
+    /// Reads a `tokenizer.json`. The padding and truncation stored in it are somebody's saved state and are left out.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        let broken = |e: tokenizers::Error| Error::format(path, "a tokenizer description", format!("{e}"));
+        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !meta.is_file() || meta.len() > MAX_BYTES {
+            return Err(Error::format(path, "a file of at most 256 MiB", format!("{} bytes", meta.len())));
+        }
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let mut inner = Tokenizer::from_bytes(bytes).map_err(broken)?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(broken)?;
+        Ok(Self { inner })
+    }
+
+    /// Number of ids, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Id of a token by its text.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Ids of a text; `special` adds what the description puts around a text.
+    ///
+    /// # Errors
+    /// The description is inconsistent.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding =
+            self.inner.encode_fast(text, special).map_err(|e| Error::argument("text", e.to_string(), "text"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of ids.
+    ///
+    /// # Errors
+    /// The description is inconsistent.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|e| Error::argument("ids", e.to_string(), "token ids"))
+    }
+}
