@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use musaic_adapters::knn::{Blend, Layout};
+use musaic_adapters::knn::Layout;
 use musaic_core::Result;
 use serde::Serialize;
 
@@ -74,7 +74,7 @@ struct Search {
     #[arg(long, value_name = "SAFETENSORS")]
     features: Vec<PathBuf>,
     /// How many to find
-    #[arg(short = 'n', long, default_value_t = Blend::default().count, value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = 10, value_name = "N")]
     count: usize,
     /// Print as JSON
     #[arg(long)]

@@ -5,6 +5,7 @@ use std::path::Path;
 use musaic_core::{Error, Result};
 
 use super::{Hit, Layout, Metric};
+use crate::bridge::{Found, Neighbours};
 
 /// A FAISS index. This build cannot have one.
 #[derive(Debug)]
@@ -71,6 +72,20 @@ impl Index {
     /// # Errors
     /// None.
     pub fn write(&self, _: &Path) -> Result<()> {
+        match *self {}
+    }
+}
+
+impl Neighbours for Index {
+    fn dim(&self) -> usize {
+        match *self {}
+    }
+
+    fn metric(&self) -> Metric {
+        match *self {}
+    }
+
+    fn nearest(&mut self, _: &[f32], _: usize) -> Result<Vec<Found>> {
         match *self {}
     }
 }

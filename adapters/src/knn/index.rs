@@ -14,6 +14,7 @@ use faiss::{
 use musaic_core::{Error, Result};
 
 use super::{Hit, Layout, Metric};
+use crate::bridge::{Found, Neighbours};
 
 /// A FAISS index of vectors `[count, dim]`, of any layout that the library reads: flat, IVF, HNSW, PQ, ...
 pub struct Index {
@@ -123,6 +124,25 @@ impl Index {
         partial.as_file().sync_all().map_err(|e| Error::io(path, e))?;
         partial.persist(path).map_err(|e| Error::io(path, e.error))?;
         Ok(())
+    }
+}
+
+impl Neighbours for Index {
+    fn dim(&self) -> usize {
+        self.dim()
+    }
+
+    fn metric(&self) -> Metric {
+        self.metric()
+    }
+
+    fn nearest(&mut self, query: &[f32], count: usize) -> Result<Vec<Found>> {
+        let hits = self.search(query, count)?.swap_remove(0);
+        let found = |Hit { id, similarity }| {
+            let id = id?;
+            Some(self.vector(id).map(|vector| Found { index: id as usize, similarity, vector }))
+        };
+        hits.into_iter().filter_map(found).collect()
     }
 }
 

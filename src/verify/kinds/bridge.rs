@@ -15,8 +15,8 @@ use crate::{
 const TWO_INPUTS: [f64; 2] = [1.0, 0.6];
 /// The blends that were run.
 const BLENDS: [(&str, Blend); 2] = [
-    ("audio_knn", Blend { cache_size: 10, cache_t: 20.0, cache_weight: 0.5 }),
-    ("audio_knn_b", Blend { cache_size: 4, cache_t: 5.0, cache_weight: 0.25 }),
+    ("audio_knn", Blend { cache_size: 10, cache_t: 20.0, cache_weight: 0.5, reference: true }),
+    ("audio_knn_b", Blend { cache_size: 4, cache_t: 5.0, cache_weight: 0.25, reference: true }),
 ];
 
 pub fn run(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>) -> Result<()> {
@@ -52,10 +52,10 @@ fn two_inputs(recorder: &mut Recorder<'_>, bridge: &Bridge, rows: &Tensor) -> Re
 }
 
 fn blends(case: &Case, recorder: &mut Recorder<'_>, bridge: &Bridge, rows: &Tensor) -> Result<()> {
-    let cache = Rows::new(&case.tensor("in.prototypes", &Device::Cpu)?)?;
+    let mut cache = Rows::new(&case.tensor("in.prototypes", &Device::Cpu)?)?;
     let features = bridge.features(&[(&rows.narrow(0, 0, 1)?, 1.0)], &mut ())?;
     for (name, blend) in BLENDS {
-        let (blended, found) = blend.apply(&features, &cache)?;
+        let (blended, found) = blend.apply(&features, &mut cache)?;
         let found = found.first().context("one row")?;
         let row = |of: fn(&Found) -> f32| -> Result<Tensor> {
             Ok(Tensor::from_vec(found.iter().map(of).collect(), (1, found.len()), &Device::Cpu)?)

@@ -5,7 +5,10 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{Device, Tensor};
-use musaic_adapters::knn::{Blend, Hit, Index};
+use musaic_adapters::{
+    bridge::Blend,
+    knn::{Hit, Index},
+};
 use musaic_core::testing::{Case, Data};
 
 use crate::verify::{case::Context, recorder::Recorder};
@@ -25,30 +28,27 @@ pub fn run(case: &Case, _: &Context<'_>, recorder: &mut Recorder<'_>) -> Result<
         ensure!(fs::metadata(&path).is_ok(), "no index file for `out.{name}.sims`");
         let mut index = Index::open(&path)?;
         ensure!(index.dim() == dim, "{name}: vectors of {}, queries of {dim}", index.dim());
-        let mut hits = index.search(&queries, blend.count)?;
+        let mut hits = index.search(&queries, blend.cache_size)?;
         if let Some(Data::Integers(wanted)) = case.stored(&format!("out.{name}.ids")).map(|ids| &ids.data) {
-            let wanted = wanted.chunks(blend.count);
+            let wanted = wanted.chunks(blend.cache_size);
             hits.iter_mut().zip(wanted).for_each(|(hits, wanted)| swap_equals(hits, wanted));
         }
         let tensor = |values: Vec<f32>, shape: &[usize]| Tensor::from_vec(values, shape, &Device::Cpu);
-        let rows = [count, blend.count];
+        let rows = [count, blend.cache_size];
         let all = || hits.iter().flatten();
         recorder.tensor(format!("out.{name}.sims"), &tensor(all().map(|hit| hit.similarity).collect(), &rows)?)?;
         let ids: Vec<i64> = all().map(|hit| hit.id.map_or(-1, |id| id as i64)).collect();
         recorder.tensor(format!("out.{name}.ids"), &Tensor::from_vec(ids, &rows[..], &Device::Cpu)?)?;
         let reconstructed = format!("out.{name}.reconstructed");
         if recorder.stores(&reconstructed) {
-            let mut vectors = Vec::with_capacity(count * blend.count * dim);
+            let mut vectors = Vec::with_capacity(count * blend.cache_size * dim);
             for hit in all() {
                 vectors.extend(index.vector(hit.id.context("a missing hit has no vector")?)?);
             }
-            recorder.tensor(reconstructed, &tensor(vectors, &[count, blend.count, dim])?)?;
+            recorder.tensor(reconstructed, &tensor(vectors, &[count, blend.cache_size, dim])?)?;
         }
-        let mut blended = Vec::with_capacity(count * dim);
-        for query in queries.chunks(dim) {
-            blended.extend(blend.apply(&mut index, query)?);
-        }
-        recorder.tensor(format!("out.{name}.blended"), &tensor(blended, &[count, dim])?)?;
+        let (blended, _) = blend.apply(&tensor(queries.clone(), &[count, 1, dim])?, &mut index)?;
+        recorder.tensor(format!("out.{name}.blended"), &blended.squeeze(1)?)?;
     }
     Ok(())
 }
