@@ -5,8 +5,9 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -129,16 +130,22 @@ class Curve:
 
 
 def save_atomic(state, path: Path) -> None:
-    """Writes beside the target and renames, so that a killed run never leaves half a checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".part")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    """A checkpoint; see `written`."""
+    with written(path) as partial:
+        torch.save(state, partial)
 
 
 def save_text(text: str, path: Path) -> None:
+    with written(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A place beside the target that is renamed to it at the end, so that a killed run never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".part")
-    partial.write_text(text)
+    yield partial
     os.replace(partial, path)
 
 

@@ -120,6 +120,14 @@ class LanguageModel(nn.Module):
 
         The same sums as `MusicgenForCausalLM.forward`, without its cache and mask building.
         """
+        return self.heads(self.layers(columns, states, mask, dropout)[-1])
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.decoder.model.decoder.layer_norm(x)
+        return torch.stack([head(x) for head in self.decoder.lm_heads])
+
+    def layers(self, columns, states, mask, dropout: float = 0.0, depth: int | None = None) -> list[torch.Tensor]:
+        """The residual stream `[batch, steps, hidden]` after each of the first `depth` layers."""
         decoder = self.decoder.model.decoder
         heads = decoder.layers[0].self_attn.num_heads
         steps = columns.shape[-1]
@@ -136,7 +144,8 @@ class LanguageModel(nn.Module):
         x = sum(table(columns[:, k]) for k, table in enumerate(decoder.embed_tokens))
         x = drop(x + decoder.embed_positions.weights[:steps])
         bias = torch.zeros(mask.shape, dtype=torch.float32).masked_fill(mask == 0, -1e9)[:, None, None, :]
-        for layer in decoder.layers:
+        stream = []
+        for layer in decoder.layers[:depth]:
             h = layer.self_attn_layer_norm(x)
             own = layer.self_attn
             q, k, v = split(own.q_proj(h)), split(own.k_proj(h)), split(own.v_proj(h))
@@ -147,8 +156,45 @@ class LanguageModel(nn.Module):
             x = x + drop(other.out_proj(merge(attend(q, k, v, bias))))
             h = layer.final_layer_norm(x)
             x = x + drop(layer.fc2(F.gelu(layer.fc1(h))))
-        x = decoder.layer_norm(x)
-        return torch.stack([head(x) for head in self.decoder.lm_heads])
+            stream.append(x)
+        return stream
+
+
+class Clock(nn.Module):
+    """Tells from the stream of some layers where in the bar, the beat and half the beat a frame is.
+
+    A teacher of the pulse: what it needs must be in the stream, and then the rest of the decoder can use it. It is not
+    exported.
+    """
+
+    LAYERS = (1, 3)
+    PARTS_OF_A_BEAT = (1, 2)
+    WEIGHTS = (0.6, 1.4, 1.0)
+    lowest = LAYERS[0] + 1
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        hands = 2 * (1 + len(self.PARTS_OF_A_BEAT))
+        self.hands = nn.ModuleList([nn.Linear(hidden, hands) for _ in self.LAYERS])
+
+    def forward(self, stream: list[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
+        """Squared error for the bar, the beat and its half, `[layers, 3]`, of those of `LAYERS` that `stream` has; 0.5
+        knows nothing."""
+        read = zip([stream[at] for at in self.LAYERS if at < len(stream)], self.hands)
+        told = torch.stack([hands(F.layer_norm(x, x.shape[-1:])) for x, hands in read])
+        error = (told.float() - truth).square().mean((1, 2))
+        return error.view(len(told), 2, -1).mean(1)
+
+    def weighted(self, error: torch.Tensor) -> torch.Tensor:
+        return (error * torch.tensor(self.WEIGHTS)).mean()
+
+    @classmethod
+    def truth(cls, at: torch.Tensor, bar: torch.Tensor, beat: torch.Tensor, steps: int) -> torch.Tensor:
+        """`[batch, steps, hands]`: cosine and sine of each phase, for crops that begin `at [batch]` frames."""
+        periods = torch.stack([bar] + [beat / n for n in cls.PARTS_OF_A_BEAT], -1)
+        time = at[:, None] + torch.arange(steps)
+        phase = 2 * torch.pi * time[..., None] / periods[:, None]
+        return torch.cat([phase.cos(), phase.sin()], -1).float()
 
 
 def delay(codes: torch.Tensor, start: int = START) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,12 +226,8 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross entropy of each codebook, `[codebooks]`."""
-    return torch.stack(
-        [
-            F.cross_entropy(logits[k].flatten(0, 1).float(), targets[:, k].flatten(), ignore_index=-100)
-            for k in range(logits.shape[0])
-        ]
-    )
+    count = (targets[:, 0] != -100).sum()
+    return token_losses(logits, targets).sum((1, 2)) / count
 
 
 def weighted(per_book: torch.Tensor) -> torch.Tensor:

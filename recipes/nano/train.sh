@@ -19,15 +19,15 @@ while [ $# -gt 0 ]; do
 done
 here=$(dirname "$0")
 share() { echo "$minutes" "$1" | awk '{ printf "%.2f", $1 * $2 }'; }
-lm=0.25
+lm=0.17
 if [ -n "$init" ]; then
-    lm=0.45
+    lm=0.3
 else
     "$python" "$here/train_codec.py" --data "$data" --out "$out" --minutes "$(share 0.40)"
 fi
 "$python" "$here/text.py" --data "$data" --out "$out" --minutes "$(share 0.10)"
 "$python" "$here/encode.py" --data "$data" --out "$out" --limit "$limit" ${init:+--init "$init"}
-for stage in music both; do
+for stage in music rhythm both; do
     "$python" "$here/train_lm.py" --data "$data" --out "$out" --stage $stage --minutes "$(share "$lm")" \
         ${init:+--init "$init"}
 done
