@@ -119,3 +119,23 @@ fn sounds_and_frames_are_encoded() {
     let (_, tensors) = encoded(path, &["frames", "--force"], "vivit-tiny");
     assert_eq!(tensors["frames"].dims(), [65, 32]);
 }
+
+#[cfg(feature = "video")]
+#[test]
+fn videos_are_looked_at_in_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = golden("../media/files/files/h264_silent_bframes.mp4");
+    fs::copy(clip, folder.path().join("clip.mp4")).unwrap();
+    let run = |args: &[&str]| {
+        let (report, mut tensors) = encoded(folder.path(), &[&["clip.mp4", "--force"], args].concat(), "vivit-tiny");
+        (report["video"].clone(), tensors.remove("clip.mp4").unwrap())
+    };
+    let (said, usual) = run(&[]);
+    assert_eq!((said, usual.dims()), ("spread:4".into(), &[65, 32][..]));
+    let (said, one) = run(&["--video-windows", "1"]);
+    assert_eq!(said, "spread:1");
+    assert!(off(&usual, &one) > 0.0);
+    let (said, drawn) = run(&["--reference"]);
+    assert_eq!((said, off(&drawn, &run(&["--reference", "--seed", "0"]).1)), ("drawn:0".into(), 0.0));
+    assert!((1..4).any(|seed| off(&drawn, &run(&["--reference", "--seed", &seed.to_string()]).1) > 0.0));
+}

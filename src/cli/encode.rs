@@ -5,12 +5,16 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use musaic_core::{DeviceChoice, WeightFormat, role::AudioSpan};
 
 use super::{progress::FileProgress, stop};
-use crate::pipeline::features::{self, Job};
+use crate::pipeline::{
+    features::{self, Job},
+    media::MediaOptions,
+};
 
 /// Arguments of `musaic encode`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Audio files, pictures, or (for video) folders of pictures in the order of their names, as the encoder takes them
+    /// Audio files, pictures, or videos (files, or folders of all their pictures in the order of their names), as the encoder
+    /// takes them
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// File to write: one tensor [positions, dim] for each FILE, under its name
@@ -22,6 +26,12 @@ pub struct Args {
     /// What is heard of long sounds: whole, or first60 as the reference does [default: whole]
     #[arg(long, value_name = "SPAN")]
     audio: Option<AudioSpan>,
+    /// How many windows of a video are looked at, spread over it; fewer take less time and memory
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    video_windows: u8,
+    /// Seed of the one window that --reference takes of a video, anywhere in it
+    #[arg(long, default_value_t, value_name = "SEED")]
+    seed: u64,
     /// cpu, cuda or cuda:INDEX
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
@@ -31,7 +41,8 @@ pub struct Args {
     /// Quantise weights on load: q8_0 or q4_k
     #[arg(long, value_name = "FORMAT", conflicts_with = "dtype")]
     quantize: Option<WeightFormat>,
-    /// Behave like the published reference code: the first minute, pictures neither turned nor laid over white
+    /// Behave like the published reference code: the first minute, pictures neither turned nor laid over white, one window of a
+    /// video at a random place
     #[arg(long)]
     reference: bool,
     /// Overwrite an output that exists
@@ -54,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         device: args.device.open()?,
         format: args.quantize.unwrap_or(args.dtype),
         span: args.audio.unwrap_or(usual),
-        reference: args.reference,
+        media: MediaOptions { reference: args.reference, windows: usize::from(args.video_windows), seed: args.seed },
         force: args.force,
     };
     let started = Instant::now();

@@ -16,13 +16,14 @@ use anyhow::Context;
 use candle_core::{D, Device, Tensor};
 use musaic_core::{
     Error, WeightFormat,
-    role::{AudioSpan, Cancel, Encoder},
+    role::{AudioSpan, Cancel, Encoder, Modality},
     weights::{Checkpoint, InMemory, Source, StoredAs, write_safetensors},
 };
 use serde::Serialize;
 use serde_json::json;
 
 use self::inputs::Input;
+use super::media::{self, MediaOptions};
 use crate::{
     cli::failure::BadInput,
     registry::{self, Role},
@@ -31,12 +32,12 @@ use crate::{
 /// Name of the only tensor of a part.
 const PART: &str = "features";
 /// Raised whenever features of the same file and settings come out otherwise, so that old parts are not taken.
-const PARTS_VERSION: u32 = 1;
+const PARTS_VERSION: u32 = 2;
 
 /// What is encoded, with what, and where it goes.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Media files; a folder of pictures is a video.
+    /// Media files, or folders of pictures, which are videos.
     pub files: Vec<PathBuf>,
     /// The `.safetensors` to write.
     pub output: PathBuf,
@@ -48,8 +49,8 @@ pub struct Job {
     pub format: WeightFormat,
     /// Which part of a long sound is heard.
     pub span: AudioSpan,
-    /// Pictures neither turned nor laid over white.
-    pub reference: bool,
+    /// How they are read.
+    pub media: MediaOptions,
     /// Overwrite an output that exists.
     pub force: bool,
 }
@@ -84,6 +85,9 @@ pub struct Report {
     pub audio: String,
     /// Whether the reference's behaviour was asked for.
     pub reference: bool,
+    /// Which windows of videos were looked at; only where the encoder takes videos.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video: Option<String>,
     /// The files, as they were given.
     pub files: Vec<FileReport>,
 }
@@ -106,7 +110,7 @@ pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<
     let checkpoint = Checkpoint::open(&job.encoder)?;
     let encoder_sha256 = checkpoint.sha256()?.to_owned();
     drop(checkpoint);
-    let settings = settings(job, &encoder_sha256)?;
+    let settings = settings(job, modality, &encoder_sha256)?;
     let parts = job.output.with_extension("safetensors.parts");
     fs::create_dir_all(&parts).map_err(|e| Error::io(&parts, e))?;
     let done = encode(job, &files, &settings, &parts, cancel, watch);
@@ -130,7 +134,8 @@ pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<
         encoder_sha256,
         format: job.format.to_string(),
         audio: job.span.to_string(),
-        reference: job.reference,
+        reference: job.media.reference,
+        video: windows(job, modality),
         files: reports,
     };
     let source = Parts::open(&files, &settings, &parts)?;
@@ -164,12 +169,16 @@ fn check_output(job: &Job) -> Result<(), BadInput> {
     }
 }
 
+/// Which windows of a video are looked at: `spread:MOST`, or `drawn:SEED` as the reference does.
+fn windows(job: &Job, modality: Modality) -> Option<String> {
+    let MediaOptions { reference, windows, seed } = job.media;
+    let said = if reference { format!("drawn:{seed}") } else { format!("spread:{windows}") };
+    (modality == Modality::Video).then_some(said)
+}
+
 /// Everything but the file that the features depend on.
-fn settings(job: &Job, encoder_sha256: &str) -> anyhow::Result<String> {
-    let text = |name: &str| {
-        let path = job.encoder.join(name);
-        inputs::sha256_of_file(&path)
-    };
+fn settings(job: &Job, modality: Modality, encoder_sha256: &str) -> anyhow::Result<String> {
+    let text = |name: &str| media::sha256_of_file(&job.encoder.join(name));
     Ok(json!({
         "version": PARTS_VERSION,
         "encoder": encoder_sha256,
@@ -178,14 +187,15 @@ fn settings(job: &Job, encoder_sha256: &str) -> anyhow::Result<String> {
         "device": format!("{:?}", job.device.location()),
         "format": job.format.name(),
         "audio": job.span.to_string(),
-        "reference": job.reference,
+        "reference": job.media.reference,
+        "video": windows(job, modality),
     })
     .to_string())
 }
 
 /// The file of a part.
 fn part(parts: &Path, settings: &str, input: &Input) -> PathBuf {
-    let key = inputs::sha256_of(&[settings.as_bytes(), input.sha256.as_bytes()]);
+    let key = media::sha256_of(&[settings.as_bytes(), input.sha256.as_bytes()]);
     parts.join(format!("{key}.safetensors"))
 }
 
@@ -220,7 +230,7 @@ fn encode(
             Some(encoder) => encoder,
             empty => empty.insert(registry::open_encoder(&job.encoder, &job.device, job.format)?),
         };
-        let media = input.read(encoder.spec(), job.reference)?;
+        let media = media::read(&input.path, encoder.spec(), &job.media)?;
         let features = encoder
             .features(media.borrow(), job.span, cancel, &mut |done, of| watch(number, &input.name, done, of))
             .with_context(|| input.name.clone())?;

@@ -3,6 +3,7 @@
 pub mod features;
 pub mod generate;
 pub mod machine;
+pub mod media;
 pub mod models;
 pub mod openings;
 pub mod output;

@@ -5,7 +5,6 @@
 //! frame counts only if its time stamp is that of its number. Where time stamps are missing or do not hold what they promise,
 //! frames are decoded and counted from the first.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use ffmpeg_next::{
@@ -120,9 +119,7 @@ struct Chosen {
 impl Chosen {
     fn new(times: Vec<f64>, survey: &Survey, options: &VideoOptions) -> Self {
         let windows = select::windows(options.selection, options.frames, &times, survey.declared);
-        let numbers: Vec<usize> = windows.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
-        let position = |number: &usize| numbers.binary_search(number).unwrap_or_default();
-        let windows = windows.iter().map(|window| window.iter().map(position).collect()).collect();
+        let (numbers, windows) = select::once(&windows);
         Self {
             facts: ClipFacts {
                 width: 0,

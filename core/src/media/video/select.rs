@@ -1,6 +1,6 @@
 //! Which frames of a video are read: plain arithmetic, and that of the reference beside it.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,14 @@ pub fn windows(selection: Selection, frames: usize, times: &[f64], declared: Opt
             vec![numbers.into_iter().map(number).collect()]
         }
     }
+}
+
+/// The numbers in `windows`, each once and rising; and the windows again, as positions among them.
+pub fn once(windows: &[Vec<usize>]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let numbers: Vec<usize> = windows.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let position = |number: &usize| numbers.binary_search(number).unwrap_or_default();
+    let windows = windows.iter().map(|window| window.iter().map(position).collect()).collect();
+    (numbers, windows)
 }
 
 /// Slots of each window over `count` slots.
@@ -148,6 +156,11 @@ mod tests {
         // No more windows than it takes to see all.
         assert_eq!(spread_over(40, 4), [(0..32).collect::<Vec<_>>(), (8..40).collect()]);
         assert_eq!(spread_over(32, 4), [(0..32).collect::<Vec<_>>()]);
+    }
+
+    #[test]
+    fn shared_numbers_are_there_once() {
+        assert_eq!(once(&[vec![3, 3, 5], vec![5, 9]]), (vec![3, 5, 9], vec![vec![0, 0, 1], vec![1, 2]]));
     }
 
     #[test]
