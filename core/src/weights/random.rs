@@ -30,7 +30,7 @@ impl RandomWeights {
         self
     }
 
-    /// Lists these names and shapes as its tensors, so that it can be written to a file.
+    /// Has these names and shapes and no others, as a file would, so that models can look what there is, or it can be written.
     #[must_use]
     pub fn with_names(mut self, names: BTreeMap<String, Vec<usize>>) -> Self {
         self.listed = names;
@@ -38,6 +38,9 @@ impl RandomWeights {
     }
 
     fn exists(&self, name: &str) -> bool {
+        if !self.listed.is_empty() {
+            return self.listed.contains_key(name);
+        }
         let ends = |ending: &String| {
             name.strip_suffix(ending.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
@@ -85,7 +88,7 @@ impl Source for RandomWeights {
     }
 
     fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
-        self.exists(name).then(|| wanted.to_vec())
+        self.exists(name).then(|| self.listed.get(name).cloned().unwrap_or_else(|| wanted.to_vec()))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -164,5 +167,12 @@ mod tests {
         assert!(source.has("decoder.fc.weight") && source.has("x.weight_g"));
         assert!(!source.has("lm_head.weight") && !source.has("decoder.fc.bias") && source.has("rebias"));
         assert!(!source.has("conv.parametrizations.weight.original0"));
+    }
+
+    #[test]
+    fn a_list_is_all_there_is() {
+        let source = RandomWeights::new(0).with_names([("a.weight".to_owned(), vec![2, 3])].into());
+        assert!(source.has("a.weight") && !source.has("a.bias"));
+        assert_eq!(source.find("a.weight", &[9]), Some(vec![2, 3]));
     }
 }
