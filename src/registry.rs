@@ -9,10 +9,11 @@ use candle_core::Device;
 use musaic_core::{
     Error, Result, WeightFormat,
     role::{Encoder, Modality},
+    weights::Weights,
 };
 use musaic_encoders::{mert::Mert, model_type, vit::Vit, vivit::Vivit};
 
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// What a part does in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub enum Role {
     Decoder,
 }
 
-/// Loads an encoder from its published folder.
-pub type OpenEncoder = fn(&Path, &Device, WeightFormat) -> Result<Box<dyn Encoder>>;
+/// Builds an encoder as its published folder says, from weights that may lie elsewhere.
+pub type OpenEncoder = fn(&Path, &Weights) -> Result<Box<dyn Encoder>>;
 
 /// One part.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +46,7 @@ pub struct Row {
     pub golden: &'static str,
     /// Presets that use it.
     pub presets: &'static [Preset],
-    /// Values of `model_type` in the published `config.json`.
+    /// Values of `model_type` in the published `config.json`; of an adapter, what its names or files begin with.
     pub model_types: &'static [&'static str],
     /// How an encoder is loaded; nothing for other roles.
     pub open: Option<OpenEncoder>,
@@ -77,7 +78,23 @@ macro_rules! encoder {
             golden: $golden,
             presets: &[],
             model_types: &[$model_type],
-            open: Some(|folder, device, format| Ok(Box::new($model::load(folder, device, format)?))),
+            open: Some(|folder, weights| Ok(Box::new($model::configured(folder, weights)?))),
+        }
+    };
+}
+
+/// An adapter's row: it comes with the checkpoint, under these names.
+macro_rules! adapter {
+    ($name:literal, $golden:literal, $feature:expr, $names:expr, $about:literal) => {
+        Row {
+            name: $name,
+            role: Role::Adapter,
+            about: $about,
+            feature: $feature,
+            golden: $golden,
+            presets: &[],
+            model_types: $names,
+            open: None,
         }
     };
 }
@@ -101,6 +118,16 @@ pub const PARTS: &[Row] = &[
         model_types: &["musicgen", "musicgen_melody"],
         open: None,
     },
+    Row {
+        name: "llama",
+        role: Role::LanguageModel,
+        about: "LLaMA 2 with M2UGen's biases, LoRA and gates: media and words to an answer and to music tokens",
+        feature: None,
+        golden: "m2ugen/generate",
+        presets: presets!["debug", "m2ugen-musicgen-small", "m2ugen-musicgen-medium"],
+        model_types: &["llama"],
+        open: None,
+    },
     encoder!(
         "mert",
         Mert,
@@ -117,6 +144,27 @@ pub const PARTS: &[Row] = &[
         "vivit",
         "encoders/vivit-tiny",
         "ViViT: 32 pictures of a video to a state a tubelet"
+    ),
+    adapter!(
+        "bridge",
+        "m2ugen/bridge",
+        None,
+        &["mu_mert", "iu_vit", "iu_vivit"],
+        "Bridge: features of an encoder to one vector of the language model"
+    ),
+    adapter!(
+        "projector",
+        "m2ugen/projector-audioldm2",
+        None,
+        &["output_projector"],
+        "Output projector: states of the music tokens to a decoder's conditioning"
+    ),
+    adapter!(
+        "knn",
+        "retrieval/knn",
+        Some("knn"),
+        &["knn.index"],
+        "FAISS cache: features blended with their neighbours"
     ),
 ];
 
@@ -139,11 +187,19 @@ pub fn encoder_row(folder: &Path) -> Result<&'static Row> {
 /// # Errors
 /// As [`encoder_row`], or loading fails.
 pub fn open_encoder(folder: &Path, device: &Device, format: WeightFormat) -> Result<Box<dyn Encoder>> {
+    build_encoder(folder, &Weights::open(folder, device, format)?)
+}
+
+/// As [`open_encoder`], with all weights from elsewhere; what the encoder does not use is an error.
+///
+/// # Errors
+/// As [`open_encoder`].
+pub fn build_encoder(folder: &Path, weights: &Weights) -> Result<Box<dyn Encoder>> {
     let row = encoder_row(folder)?;
-    match row.open {
-        Some(open) => open(folder, device, format),
-        None => Err(Error::argument("encoder", row.name, "a part that encodes")),
-    }
+    let Some(open) = row.open else { return Err(Error::argument("encoder", row.name, "a part that encodes")) };
+    let encoder = open(folder, weights)?;
+    weights.finish()?;
+    Ok(encoder)
 }
 
 /// A preset by name.
@@ -168,7 +224,9 @@ mod tests {
         for row in PARTS {
             let is_encoder = matches!(row.role, Role::Encoder(_));
             assert!(!row.about.is_empty() && !row.model_types.is_empty(), "{}", row.name);
-            assert_eq!((row.presets.is_empty(), row.open.is_some()), (is_encoder, is_encoder), "{}", row.name);
+            let is_adapter = row.role == Role::Adapter;
+            assert_eq!(row.presets.is_empty(), is_encoder || is_adapter, "{}", row.name);
+            assert_eq!(row.open.is_some(), is_encoder, "{}", row.name);
             let case = format!("{}/tests/goldens/{}/case.json", env!("CARGO_MANIFEST_DIR"), row.golden);
             assert!(std::path::Path::new(&case).is_file(), "{}: no parity case at {case}", row.name);
         }

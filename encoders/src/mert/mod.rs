@@ -61,12 +61,20 @@ impl Mert {
     /// # Errors
     /// A file is missing or damaged, the configuration is not supported, or weights are missing, misshaped or left over.
     pub fn load(folder: &Path, device: &Device, format: WeightFormat) -> Result<Self> {
-        let config = MertConfig::open(&folder.join("config.json"))?;
-        let extractor = FeatureExtractor::open(&folder.join("preprocessor_config.json"))?;
         let weights = Weights::open(folder, device, format)?;
-        let model = Self::new(&config, extractor, &weights)?;
+        let model = Self::configured(folder, &weights)?;
         weights.finish()?;
         Ok(model)
+    }
+
+    /// As [`Mert::new`], with what a published folder says of the model: its weights may lie elsewhere.
+    ///
+    /// # Errors
+    /// A file is missing or broken, the configuration is not supported, or the weights cannot be read.
+    pub fn configured(folder: &Path, weights: &Weights) -> Result<Self> {
+        let config = MertConfig::open(&folder.join("config.json"))?;
+        let extractor = FeatureExtractor::open(&folder.join("preprocessor_config.json"))?;
+        Self::new(&config, extractor, weights)
     }
 
     /// Builds the model at the place of `weights`, which may be a part of a larger checkpoint: their account is left open.

@@ -143,12 +143,20 @@ impl Vit {
     /// # Errors
     /// A file is missing or damaged, the configuration is not supported, or weights are missing, misshaped or left over.
     pub fn load(folder: &Path, device: &Device, format: WeightFormat) -> Result<Self> {
-        let config = VitConfig::open(&folder.join("config.json"))?;
-        let processor = ImageProcessor::open_image(&folder.join("preprocessor_config.json"))?;
         let weights = Weights::open(folder, device, format)?;
-        let model = Self::new(&config, processor, &weights)?;
+        let model = Self::configured(folder, &weights)?;
         weights.finish()?;
         Ok(model)
+    }
+
+    /// As [`Vit::new`], with what a published folder says of the model: its weights may lie elsewhere.
+    ///
+    /// # Errors
+    /// A file is missing or broken, the configuration is not supported, or the weights cannot be read.
+    pub fn configured(folder: &Path, weights: &Weights) -> Result<Self> {
+        let config = VitConfig::open(&folder.join("config.json"))?;
+        let processor = ImageProcessor::open_image(&folder.join("preprocessor_config.json"))?;
+        Self::new(&config, processor, weights)
     }
 
     /// Builds the model at the place of `weights`, which may be a part of a larger checkpoint: their account is left open.
