@@ -95,6 +95,8 @@ pub struct Answering<'a> {
     ids: Vec<u32>,
     prompt: usize,
     most: usize,
+    /// Positions that can be fed.
+    room: usize,
     /// State of the last position fed, `[1, 1, dim]`.
     hidden: Option<Tensor>,
     logits: Vec<f32>,
@@ -134,6 +136,7 @@ impl<'a> Answering<'a> {
             ids: prompt.to_vec(),
             prompt: prompt.len(),
             most,
+            room: most,
             hidden: None,
             logits: Vec::new(),
             stopped: None,
@@ -141,7 +144,8 @@ impl<'a> Answering<'a> {
             tokenizer,
             options,
         };
-        answering.model.start(1, most)?;
+        answering.model.start(1, max_positions.min(most + music_tokens))?;
+        answering.room = max_positions.min(most + music_tokens);
         for part in prompt.chunks(CHUNK) {
             if cancel.is_cancelled() {
                 answering.stopped = Some(Stopped::Cancelled);
@@ -210,6 +214,47 @@ impl<'a> Answering<'a> {
         (self.ids.len() >= self.most).then_some(Stopped::Length)
     }
 
+    /// Whether the answer has a complete set of music tokens.
+    pub fn has_music(&self) -> bool {
+        self.music.is_complete()
+    }
+
+    /// Puts the music tokens behind the answer, where it has no complete set of its own: the states that predict them are
+    /// what training asked for, whether or not the model would have picked them. Gives whether there was room.
+    ///
+    /// # Errors
+    /// The arithmetic fails.
+    pub fn add_music(&mut self) -> Result<bool> {
+        if self.music.is_complete() {
+            return Ok(true);
+        }
+        let tokens = self.music.fresh();
+        // The last token was not fed: a mark of the end is not what music follows, a word is.
+        let word = self.ids.last().copied().filter(|_| self.stopped == Some(Stopped::Length));
+        let fed = self.ids.len() - usize::from(self.stopped.is_some());
+        let fits = fed + tokens.count() + usize::from(word.is_some()) <= self.room;
+        if !fits || self.stopped == Some(Stopped::Cancelled) {
+            return Ok(false);
+        }
+        match word {
+            Some(word) => self.feed(&[word])?,
+            None if self.stopped.is_some() => self.ids.truncate(fed),
+            None => {}
+        }
+        let Some(mut hidden) = self.hidden.clone() else { return Ok(false) };
+        self.music = tokens;
+        for id in self.music.ids() {
+            self.music.see(id, &hidden);
+            self.ids.push(id);
+            self.feed(&[id])?;
+            hidden = match &self.hidden {
+                Some(hidden) => hidden.clone(),
+                None => break,
+            };
+        }
+        Ok(self.music.is_complete())
+    }
+
     /// New ids so far.
     pub fn new_ids(&self) -> &[u32] {
         &self.ids[self.prompt..]
@@ -270,6 +315,15 @@ impl<'a> Answering<'a> {
     /// # Errors
     /// The arithmetic fails, or `shown` does.
     pub fn run(mut self, cancel: &Cancel, shown: &mut dyn FnMut(&str) -> Result<()>) -> Result<Answer> {
+        self.advance(cancel, shown)?;
+        self.finish()
+    }
+
+    /// As [`Answering::run`], and the answer can be looked at or added to.
+    ///
+    /// # Errors
+    /// As [`Answering::run`].
+    pub fn advance(&mut self, cancel: &Cancel, shown: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
         let mut told = 0;
         while !cancel.is_cancelled() {
             let more = self.step()?.is_some();
@@ -282,6 +336,9 @@ impl<'a> Answering<'a> {
                 break;
             }
         }
-        self.finish()
+        if self.stopped.is_none() {
+            self.stopped = Some(Stopped::Cancelled);
+        }
+        Ok(())
     }
 }

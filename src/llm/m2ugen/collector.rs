@@ -32,6 +32,21 @@ impl MusicTokens {
         Self { first_id, count, rule, expected: 0, states: Vec::new() }
     }
 
+    /// As it was before it saw anything.
+    pub fn fresh(&self) -> Self {
+        Self::new(self.first_id, self.count, self.rule)
+    }
+
+    /// Number of tokens.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Ids of the tokens, in order.
+    pub fn ids(&self) -> std::ops::Range<u32> {
+        self.first_id..self.first_id + self.count as u32
+    }
+
     /// Whether `id` is one of the tokens.
     pub fn contains(&self, id: u32) -> bool {
         id.checked_sub(self.first_id).is_some_and(|number| (number as usize) < self.count)

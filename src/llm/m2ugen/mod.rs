@@ -23,7 +23,7 @@ use std::{path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use musaic_adapters::{
-    bridge::{Bridge, BridgeConfig, BridgeKind},
+    bridge::{Blend, Bridge, BridgeConfig, BridgeKind, Neighbours},
     prefix::Prefix,
     projector::{OutputProjector, ProjectorConfig},
 };
@@ -32,7 +32,7 @@ use musaic_core::{Error, Result, WeightFormat, probe::Probe, weights::Weights};
 pub use self::{
     answer::{Answer, AnswerOptions, Answering, Stopped},
     collector::{Collecting, MusicTokens},
-    source::{Opened, open},
+    source::{Opened, named, open},
 };
 use super::{
     config::{Hooks, LlamaConfig, MetaParams},
@@ -201,6 +201,33 @@ impl M2ugen {
                 Error::argument("features", format!("{kind:?}"), "a medium that this checkpoint has a bridge for")
             })?;
             vectors.set(kind, bridge.forward(features, probe)?);
+        }
+        Ok(vectors)
+    }
+
+    /// As [`M2ugen::vectors`], with what is known of similar music blended into the music's features.
+    ///
+    /// # Errors
+    /// As [`M2ugen::vectors`], or the cache is of another width or cannot be searched.
+    pub fn vectors_blended(
+        &self,
+        features: &[(BridgeKind, &Tensor)],
+        blend: &Blend,
+        cache: &mut dyn Neighbours,
+    ) -> Result<Vectors> {
+        let mut vectors = Vectors::default();
+        for &(kind, features) in features {
+            match (kind, self.bridge(kind)) {
+                (BridgeKind::Music, Some(bridge)) => {
+                    let direction = bridge.features(&[(features, 1.0)], &mut ())?;
+                    let (blended, _) = blend.apply(&direction, cache)?;
+                    vectors.set(kind, bridge.project(&blended, &mut ())?);
+                }
+                _ => {
+                    let Vectors { music, image, video } = self.vectors(&[(kind, features)], &mut ())?;
+                    [music, image, video].into_iter().flatten().for_each(|vector| vectors.set(kind, vector));
+                }
+            }
         }
         Ok(vectors)
     }

@@ -29,14 +29,7 @@ pub struct Opened {
 pub fn open(checkpoint: Option<&Path>, llama: Option<&Path>) -> Result<Opened> {
     let mut layers: Vec<Box<dyn Source>> = Vec::new();
     if let Some(path) = checkpoint {
-        let file = Checkpoint::open(path)?;
-        // Other entries beside `model`: optimizer, epoch, scaler, args, config.
-        let nested = file.tensors().keys().any(|name| name.starts_with("model."));
-        let rename = |name: &str| {
-            let name = if nested { name.strip_prefix("model.")? } else { name };
-            Some(name.strip_prefix("module.").unwrap_or(name).to_owned())
-        };
-        layers.push(Box::new(Renamed::new(file, rename)?));
+        layers.push(Box::new(named(Checkpoint::open(path)?)?));
     }
     let mut params = None;
     if let Some(folder) = llama {
@@ -54,4 +47,17 @@ pub fn open(checkpoint: Option<&Path>, llama: Option<&Path>) -> Result<Opened> {
         return Err(Error::argument("M2UGen", "neither checkpoint nor LLaMA folder", "one of them"));
     }
     Ok(Opened { source: Layered::new(layers), params })
+}
+
+/// A checkpoint's weights under their plain names: those below `model`, where it has that, without `module.`. Other entries
+/// (optimizer, epoch, scaler, args, config) are left out.
+///
+/// # Errors
+/// Two names become one.
+pub fn named(file: Checkpoint) -> Result<Renamed<Checkpoint>> {
+    let nested = file.tensors().keys().any(|name| name.starts_with("model."));
+    Renamed::new(file, |name: &str| {
+        let name = if nested { name.strip_prefix("model.")? } else { name };
+        Some(name.strip_prefix("module.").unwrap_or(name).to_owned())
+    })
 }

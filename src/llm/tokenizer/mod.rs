@@ -47,7 +47,14 @@ impl LlamaTokenizer {
     /// # Errors
     /// The file cannot be read, is damaged, or is no BPE.
     pub fn open<S: AsRef<str>>(path: &Path, added: &[S]) -> Result<Self> {
-        let model = SentencePieceModel::open(path)?;
+        Self::new(path, SentencePieceModel::open(path)?, added)
+    }
+
+    /// As [`LlamaTokenizer::open`], from a model in memory; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// It is no BPE.
+    pub fn new<S: AsRef<str>>(path: &Path, model: SentencePieceModel, added: &[S]) -> Result<Self> {
         if added.len() > MAX_ADDED {
             return Err(Error::argument("added tokens", added.len().to_string(), format!("at most {MAX_ADDED}")));
         }
