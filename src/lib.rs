@@ -17,6 +17,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod eval;
+pub mod failure;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod library;

@@ -29,7 +29,7 @@ use serde_json::json;
 
 use super::Row;
 use crate::{
-    cli::failure::BadInput,
+    failure::BadInput,
     pipeline::{preflight, speed::Step},
 };
 

@@ -12,7 +12,7 @@ use musaic_core::{
     weights::{Checkpoint, Source, StoredAs, write_safetensors},
 };
 
-use super::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Small files that go along with the weights.
 const COMPANIONS: [&str; 8] = [

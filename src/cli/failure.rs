@@ -1,37 +1,10 @@
 //! How a failure is told: one message, the hint below it, and an exit code (1 failed, 2 bad input, 130 stopped by the user).
 
-use std::{fmt, io, io::Write, process::ExitCode};
+use std::{io, io::Write, process::ExitCode};
 
 use musaic_core::{Error, Hint};
 
-/// Bad input that the program itself finds, before any library is asked.
-#[derive(Debug)]
-pub struct BadInput {
-    message: String,
-    hint: Option<String>,
-}
-
-impl BadInput {
-    /// A message that says what, where, what was seen and what was expected.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
-    }
-
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-}
-
-impl fmt::Display for BadInput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for BadInput {}
+use crate::failure::BadInput;
 
 /// Prints `error` to stderr and gives the exit code that belongs to it.
 pub fn report(error: &anyhow::Error) -> ExitCode {
@@ -64,7 +37,7 @@ fn tell(error: &anyhow::Error) -> String {
 fn classify(error: &anyhow::Error) -> (u8, Option<String>) {
     for cause in error.chain() {
         if let Some(bad) = cause.downcast_ref::<BadInput>() {
-            return (2, bad.hint.clone());
+            return (2, bad.next().map(str::to_owned));
         }
         if let Some(error) = cause.downcast_ref::<Error>() {
             let code = match error {

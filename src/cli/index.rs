@@ -10,8 +10,10 @@ use musaic_adapters::knn::Layout;
 use musaic_core::Result;
 use serde::Serialize;
 
-use super::failure::BadInput;
-use crate::library::{Contents, Features, Library, read_all};
+use crate::{
+    failure::BadInput,
+    library::{Contents, Features, Library, read_all},
+};
 
 /// Arguments of `musaic index`.
 #[derive(Debug, clap::Args)]

@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 #[cfg(feature = "hub")]
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    use super::failure::BadInput;
+    use crate::failure::BadInput;
     use crate::{hub, pipeline::models};
 
     let Some((owner, name)) = models::hub_id(&args.id) else {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use musaic_core::media::{Limits, SpectrogramOptions, measure::report, read_audio, spectrogram_png};
 
-use super::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Arguments of `musaic spectrogram`.
 #[derive(Debug, clap::Args)]

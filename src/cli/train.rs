@@ -9,8 +9,10 @@ use std::{
 
 use musaic_core::Error;
 
-use super::failure::BadInput;
-use crate::train::{STATE_FILE, StepReport, Trainer, batches::Batches, config::TrainConfig};
+use crate::{
+    failure::BadInput,
+    train::{STATE_FILE, StepReport, Trainer, batches::Batches, config::TrainConfig},
+};
 
 /// Arguments of `musaic train`.
 #[derive(Debug, clap::Args)]

@@ -17,7 +17,7 @@ use musaic_core::Error;
 use serde::{Deserialize, Serialize};
 
 pub use self::features::{Features, read_features};
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Largest list of pieces that is read.
 const MAX_JSON: u64 = 1 << 30;

@@ -25,7 +25,7 @@ use serde_json::json;
 use self::inputs::Input;
 use super::media::{self, MediaOptions};
 use crate::{
-    cli::failure::BadInput,
+    failure::BadInput,
     registry::{self, Role},
 };
 

@@ -22,7 +22,7 @@ use musaic_core::{
 use sha2::{Digest, Sha256};
 
 pub use self::kind::modality_of;
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Which part of a medium is read, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Where a model's files are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use musaic_core::media::AudioFormat;
 
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Where the takes of one request go.
 #[derive(Debug, Clone, PartialEq, Eq)]

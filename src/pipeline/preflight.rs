@@ -4,7 +4,7 @@ use std::fs;
 
 use musaic_core::WeightFormat;
 
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Room beside the weights: the program itself, activations, audio.
 const OVERHEAD_BYTES: f64 = 150e6;

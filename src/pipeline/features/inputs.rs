@@ -7,7 +7,7 @@ use std::{
 
 use musaic_core::role::Modality;
 
-use crate::{cli::failure::BadInput, pipeline::media};
+use crate::{failure::BadInput, pipeline::media};
 
 /// One file, or the pictures of one folder.
 pub(super) struct Input {

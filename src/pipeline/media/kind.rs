@@ -5,7 +5,7 @@ use std::{fs, io::Read, path::Path};
 use musaic_core::{Error, media::Limits, role::Modality};
 
 use super::folder;
-use crate::cli::failure::BadInput;
+use crate::failure::BadInput;
 
 /// Endings of picture files. An animation is its first picture.
 const PICTURES: [&str; 8] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"];
