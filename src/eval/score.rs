@@ -167,7 +167,19 @@ mod tests {
         let mut families = vec![0.0; FAMILIES.len()];
         families[family] = 1.0;
         let (tempi, drums, minor, tonic, density, in_key, failure) = (Vec::new(), 0.9, 0.1, 0, 0.0, 1.0, None);
-        Verdict { tempo_bpm, tempi, drums, minor, tonic, family: families, brightness, density, in_key, failure }
+        Verdict {
+            tempo_bpm,
+            tempi,
+            drums,
+            minor,
+            tonic,
+            keys: Vec::new(),
+            family: families,
+            brightness,
+            density,
+            in_key,
+            failure,
+        }
     }
 
     #[test]

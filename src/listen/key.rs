@@ -125,6 +125,11 @@ impl Pitches {
         })
     }
 
+    /// What sounds in each frame of 50 ms, by pitch class.
+    pub fn totals(&self) -> Vec<[f32; 12]> {
+        (0..self.frames()).map(|frame| self.total(frame)).collect()
+    }
+
     /// The description for each tonic: who sounds, which triads, and which triads follow each other.
     pub fn candidates(&self) -> Vec<Vec<f32>> {
         let frames = self.frames();

@@ -7,9 +7,11 @@
 mod bands;
 pub use bands::levels as mel_levels;
 pub mod key;
+pub mod likeness;
 pub mod net;
 mod ranker;
 mod sound;
+pub mod tags;
 pub mod tempo;
 
 pub use ranker::Ranker;
@@ -50,6 +52,15 @@ const ONSET_DB: f32 = 1.5;
 /// A rate that cannot be converted.
 pub fn hear(samples: Vec<f32>, rate_hz: u32) -> Result<Vec<f32>> {
     Ok(resample(&Audio::mono(samples, rate_hz), RATE_HZ)?.mixdown())
+}
+
+/// Samples between two frames of [`onsets`]: 10 ms.
+pub const ONSET_HOP: usize = 160;
+
+/// How much rises in each frame of mono `samples` at [`RATE_HZ`]: mean over the bands in dB, over 20 ms.
+pub fn onsets(samples: &[f32]) -> Vec<f32> {
+    let (rises, _) = bands::changes(&bands::levels(&spectra(samples, RATE_HZ, 1024, ONSET_HOP), 40, 30.0, 60.0));
+    bands::envelope(&rises, 0..40)
 }
 
 /// What is measured.
@@ -128,6 +139,9 @@ pub struct Verdict {
     pub minor: f32,
     /// Pitch class of the tonic.
     pub tonic: usize,
+    /// Probability of each key: the tonics from C, major then minor.
+    #[serde(skip)]
+    pub keys: Vec<f32>,
     /// Probability of each of [`FAMILIES`] as the lead.
     pub family: Vec<f32>,
     /// Evidence for bright over dark, in logits.
@@ -245,6 +259,7 @@ impl Detectors {
             drums: self.drums.probabilities(&sound)[1],
             minor: keys.iter().skip(1).step_by(2).sum(),
             tonic: key.tonic,
+            keys,
             family: self.family.probabilities(&sound),
             brightness: margin(&self.brightness),
             density: margin(&self.density),

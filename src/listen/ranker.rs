@@ -171,6 +171,7 @@ mod tests {
             drums: 0.8,
             minor: 0.3,
             tonic: 0,
+            keys: Vec::new(),
             family,
             brightness: 2.0,
             density: -1.0,
