@@ -26,6 +26,41 @@ pub struct RunConfig {
     pub reference: bool,
     /// How music is made.
     pub generate: GenerateConfig,
+    /// What hears, sees and answers.
+    pub system: SystemConfig,
+}
+
+/// What hears, sees and answers: encoders, adapters and a language model. A path is a folder or a file; an encoder may be a
+/// hub id that is in the local cache.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SystemConfig {
+    /// `checkpoint.pth` of M2UGen, or the folder it lies in; `debug` is a tiny system of random weights; empty is none.
+    pub checkpoint: String,
+    /// LLaMA 2 as Meta publishes it: `tokenizer.model` and `7B/params.json` (and shards, where the checkpoint lacks them).
+    pub llama: String,
+    /// MERT's folder.
+    pub mert: String,
+    /// ViT's folder.
+    pub vit: String,
+    /// ViViT's folder.
+    pub vivit: String,
+    /// A `knn.index` whose neighbours are blended into what is heard; empty is none.
+    pub knn: String,
+    /// Which part of a long track is heard: `whole` or `first60`.
+    pub audio: String,
+    /// Windows of a video that are looked at, 1 to 64.
+    pub video_windows: usize,
+    /// What the decoder listens to: `projected` (states of the music tokens) or `caption` (the answer's words).
+    pub conditioning: String,
+    /// How the language model's weights are held: a type or a quantisation, or `auto`: as `dtype` and `quantize` say.
+    pub format: String,
+    /// Divides the logits of words; 0 takes the likeliest, at most 5.
+    pub temperature: f64,
+    /// Sample among the likeliest words that together have this probability.
+    pub top_p: f64,
+    /// Longest answer in tokens, 1 to 4096.
+    pub max_tokens: usize,
 }
 
 /// How music is made.
@@ -58,8 +93,40 @@ impl Default for RunConfig {
             quantize: "none".into(),
             reference: false,
             generate: GenerateConfig::default(),
+            system: SystemConfig::default(),
         }
     }
+}
+
+impl Default for SystemConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint: String::new(),
+            llama: String::new(),
+            mert: "m-a-p/MERT-v1-330M".into(),
+            vit: "google/vit-base-patch16-224-in21k".into(),
+            vivit: "google/vivit-b-16x2-kinetics400".into(),
+            knn: String::new(),
+            audio: "whole".into(),
+            video_windows: 4,
+            conditioning: "projected".into(),
+            format: "auto".into(),
+            temperature: 0.6,
+            top_p: 0.8,
+            max_tokens: 512,
+        }
+    }
+}
+
+impl SystemConfig {
+    /// How words are picked; temperature 0 is greedy.
+    pub fn sampling(&self) -> Sampling {
+        sampling(self.temperature, 0, self.top_p)
+    }
+}
+
+fn sampling(temperature: f64, top_k: usize, top_p: f64) -> Sampling {
+    if temperature == 0.0 { Sampling::Greedy } else { Sampling::Draw { temperature, top_k, top_p } }
 }
 
 impl Default for GenerateConfig {
@@ -71,11 +138,7 @@ impl Default for GenerateConfig {
 impl GenerateConfig {
     /// How tokens are picked; temperature 0 is greedy.
     pub fn sampling(&self) -> Sampling {
-        if self.temperature == 0.0 {
-            Sampling::Greedy
-        } else {
-            Sampling::Draw { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p }
-        }
+        sampling(self.temperature, self.top_k, self.top_p)
     }
 }
 
@@ -104,6 +167,25 @@ impl RunConfig {
         check(within(g.top_p, f64::MIN_POSITIVE, 1.0), "top_p", g.top_p.to_string(), "above 0, at most 1");
         check((1..=100).contains(&g.takes), "takes", g.takes.to_string(), "1 to 100");
         check((1..=16).contains(&g.openings), "openings", g.openings.to_string(), "1 to 16");
+        let t = &self.system;
+        let one_of = |value: &str, names: [&str; 2]| names.contains(&value);
+        check(one_of(&t.audio, ["whole", "first60"]), "audio", format!("`{}`", t.audio), "whole or first60");
+        check((1..=64).contains(&t.video_windows), "video_windows", t.video_windows.to_string(), "1 to 64");
+        check(
+            one_of(&t.conditioning, ["projected", "caption"]),
+            "conditioning",
+            format!("`{}`", t.conditioning),
+            "projected or caption",
+        );
+        check(
+            t.format == "auto" || t.format.parse::<WeightFormat>().is_ok(),
+            "text format",
+            format!("`{}`", t.format),
+            "auto, f32, bf16, f16, q8_0 or q4_k",
+        );
+        check(within(t.temperature, 0.0, 5.0), "text temperature", t.temperature.to_string(), "0 to 5");
+        check(within(t.top_p, f64::MIN_POSITIVE, 1.0), "text top_p", t.top_p.to_string(), "above 0, at most 1");
+        check((1..=4096).contains(&t.max_tokens), "max_tokens", t.max_tokens.to_string(), "1 to 4096");
         check(
             ["auto", "f32", "bf16", "f16"].contains(&self.dtype.as_str()),
             "dtype",
@@ -141,6 +223,14 @@ impl RunConfig {
     /// Not a device name.
     pub fn device(&self) -> Result<DeviceChoice> {
         self.device.parse()
+    }
+
+    /// The weight format that was asked for the language model; `None` leaves it to the preflight.
+    ///
+    /// # Errors
+    /// Not a format name.
+    pub fn text_format(&self) -> Result<Option<WeightFormat>> {
+        if self.system.format == "auto" { self.format() } else { self.system.format.parse().map(Some) }
     }
 
     /// The weight format that was asked for; `None` leaves it to the preflight.
