@@ -6,31 +6,40 @@ use std::{
     time::Instant,
 };
 
+use anyhow::Context;
+use musaic_adapters::bridge::BridgeKind;
+use musaic_core::{
+    Error,
+    media::{Limits, Selection, VideoOptions, read_audio, read_video},
+    role::DecoderSpec,
+};
 use serde::Serialize;
 
 use super::{
-    failure::BadInput,
-    options::{ModelOptions, number, whole},
+    ask::{self, HearingProgress},
+    options::{ModelOptions, SamplingOptions, SystemOptions, check_prompt, draw_seed, loudness, number, whole},
     progress::Progress,
     stop,
 };
 use crate::{
-    config::RunConfig,
+    config::{Origin, RunConfig},
+    failure::BadInput,
     pipeline::{
+        batch::Batch,
+        compose::Composition,
         generate::{self, Job, TakeReport},
         models,
         output::Output,
         preflight::gigabytes,
         speed,
         store::Store,
+        studio::Studio,
+        system::{self, Input, Moved},
     },
 };
 
-/// Longest prompt in bytes: far beyond what any text encoder hears.
-const MAX_PROMPT_BYTES: usize = 16 * 1024;
-
 /// Arguments of `musaic generate`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// What the music should be like; none at all lets the model play freely
     prompt: Option<String>,
@@ -58,18 +67,22 @@ pub struct Args {
     /// Follow the tune of this track (melody models)
     #[arg(long, value_name = "FILE")]
     melody: Option<PathBuf>,
-    /// How closely to follow the prompt; 1 is no guidance at all [default: 3]
-    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = number)]
-    guidance: Option<f64>,
-    /// Below 1 safer, above 1 wilder, 0 always the likeliest [default: 1]
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number)]
-    temperature: Option<f64>,
-    /// Choose among this many likeliest tokens, 0 for all [default: 250]
-    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<u32>)]
-    top_k: Option<u32>,
-    /// Choose among the likeliest tokens that together have this probability [default: 1]
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number)]
-    top_p: Option<f64>,
+    /// Make music for this picture
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Make music for this video, as long as it is
+    #[arg(long, value_name = "FILE")]
+    video: Option<PathBuf>,
+    /// Make music from this track, as long as it is
+    #[arg(long, value_name = "FILE")]
+    audio: Option<PathBuf>,
+    /// Measure how much each input moved the answer, by leaving it out
+    #[arg(long)]
+    explain: bool,
+    /// Many requests: a .jsonl or .csv file with a row each (prompt, audio, image, video, seconds, seed, output); rows whose
+    /// output exists are done
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "output", "takes", "audio", "image", "video", "continue_from", "melody"])]
+    batch: Option<PathBuf>,
     /// Bring the piece to this loudness, such as -14LUFS
     #[arg(long, value_name = "LUFS", allow_hyphen_values = true)]
     normalize: Option<String>,
@@ -83,7 +96,11 @@ pub struct Args {
     #[arg(long)]
     print_config: bool,
     #[command(flatten)]
+    sampling: SamplingOptions,
+    #[command(flatten)]
     model: ModelOptions,
+    #[command(flatten)]
+    system: SystemOptions,
 }
 
 /// What `--json` prints.
@@ -98,15 +115,15 @@ struct Report<'a> {
     peak_memory_bytes: Option<u64>,
     stopped: bool,
     takes: &'a [TakeReport],
+    #[serde(skip_serializing_if = "<[Moved]>::is_empty")]
+    explain: &'a [Moved],
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut layers = args.model.layers()?;
+    args.system.apply(&mut layers);
+    args.sampling.apply(&mut layers);
     layers.flag("generate.seconds", args.seconds);
-    layers.flag("generate.guidance", args.guidance);
-    layers.flag("generate.temperature", args.temperature);
-    layers.flag("generate.top_k", args.top_k.map(i64::from));
-    layers.flag("generate.top_p", args.top_p);
     layers.flag("generate.takes", args.takes.map(i64::from));
     layers.flag("generate.openings", args.openings.map(i64::from));
     let mut config = layers.finish()?;
@@ -124,7 +141,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         std::io::stdout().write_all(layers.print().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let job = job(&args, &config)?;
+    if let Some(path) = &args.batch {
+        return batch(&args, &config, path, layers.origin("generate.seconds") == Some(&Origin::Default));
+    }
+    let inputs = args.media()?;
+    if !inputs.is_empty() && layers.origin("generate.seconds") == Some(&Origin::Default) {
+        if let Some(seconds) = length_of(&inputs)? {
+            config.generate.seconds = seconds;
+        }
+    }
+    let job = job(&args, &config, inputs)?;
     let cancel = stop::on_interrupt();
     let talk = |text: String| {
         if !args.quiet {
@@ -133,6 +159,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
 
     let plan = generate::plan(&job)?;
+    if let Some(composer) = plan.composer() {
+        talk(ask::about(composer));
+    }
     talk(format!(
         "{}: {:.1} M parameters as {}, about {} of memory{} on {}",
         job.config.model,
@@ -142,8 +171,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         plan.about_s.map_or(String::new(), |s| format!(" and {} a take", speed::about(s))),
         job.config.device,
     ));
+    let mut hearing = HearingProgress::new(job.compose.as_ref().map_or(0, Vec::len), args.quiet);
+    let composition = plan.compose(&job, &cancel, &mut hearing)?;
+    let mut moved = Vec::new();
+    if let Some(composition) = &composition {
+        talk(answer(composition));
+        moved.clone_from(&composition.moved);
+        if !args.json {
+            ask::explain(&moved)?;
+        }
+    }
     let started = Instant::now();
     let mut session = plan.load()?;
+    session.set_composition(composition);
     let load_s = started.elapsed().as_secs_f64();
 
     let mut takes = Vec::new();
@@ -179,20 +219,86 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             peak_memory_bytes: crate::pipeline::preflight::peak_memory(),
             stopped,
             takes: &takes,
+            explain: &moved,
         };
         super::print_json(&report)?;
     }
     Ok(if stopped { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
-/// Checks what the flags say and makes the job of it.
-fn job(args: &Args, config: &RunConfig) -> anyhow::Result<Job> {
-    let prompt = args.prompt.clone().unwrap_or_default();
-    if prompt.len() > MAX_PROMPT_BYTES {
-        return Err(BadInput::new(format!("prompt: {} bytes, expected at most {MAX_PROMPT_BYTES}", prompt.len()))
-            .hint("a sentence or two is what the model hears")
-            .into());
+/// Makes the rows of a file that have no output yet, with everything loaded once. `free` lets media decide the length.
+fn batch(args: &Args, config: &RunConfig, path: &Path, free: bool) -> anyhow::Result<ExitCode> {
+    let batch = Batch::open(path)?;
+    let cancel = stop::on_interrupt();
+    let mut jobs = Vec::new();
+    for row in batch.rows() {
+        let output = row.file("output").ok_or_else(|| row.missing("output"))?;
+        if output.exists() && !args.force {
+            continue;
+        }
+        let media =
+            Args { audio: row.file("audio"), image: row.file("image"), video: row.file("video"), ..Args::default() };
+        let inputs = media.media()?;
+        let mut config = config.clone();
+        match row.number("seconds")? {
+            Some(seconds) => config.generate.seconds = seconds,
+            None if free => config.generate.seconds = length_of(&inputs)?.unwrap_or(config.generate.seconds),
+            None => {}
+        }
+        config.validate().with_context(|| row.at().to_owned())?;
+        let row_args = Args {
+            prompt: row.text("prompt"),
+            seed: Some(row.number("seed")?.or(args.seed).unwrap_or(0)),
+            output: Some(output),
+            normalize: args.normalize.clone(),
+            force: args.force,
+            ..Args::default()
+        };
+        jobs.push(job(&row_args, &config, inputs.clone()).with_context(|| row.at().to_owned())?);
     }
+    let mut kinds: Vec<Input> = Vec::new();
+    for input in jobs.iter().flat_map(|job| job.compose.iter().flatten()) {
+        if !kinds.iter().any(|other| other.kind == input.kind) {
+            kinds.push(input.clone());
+        }
+    }
+    let mut studio = Studio::open(config, &kinds)?;
+    let mut takes = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        let composition = match &job.compose {
+            Some(inputs) => {
+                let mut hearing = HearingProgress::new(inputs.len(), args.quiet);
+                let reply = studio.answer(inputs, (&job.prompt, job.seed), true, &cancel, &mut hearing)?;
+                Some(studio.composition(reply, inputs)?)
+            }
+            None => None,
+        };
+        let watch = |spec: &DecoderSpec| Progress::new("playing", spec.frame_rate_hz, args.quiet);
+        let Some(report) = studio.play(job, composition, &cancel, watch)? else {
+            return Err(Error::Cancelled.into());
+        };
+        if !args.quiet {
+            super::say(&describe(&report));
+        }
+        let stopped = report.stopped;
+        takes.push(report);
+        if stopped {
+            return Err(Error::Cancelled.into());
+        }
+    }
+    if args.json {
+        super::print_json(&takes)?;
+    } else if !args.quiet {
+        super::say(&format!("{}: {} new of {} files", path.display(), takes.len(), batch.rows().len()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks what the flags say and makes the job of it.
+fn job(args: &Args, config: &RunConfig, inputs: Vec<Input>) -> anyhow::Result<Job> {
+    let usual = || if inputs.is_empty() { String::new() } else { usual_words(&inputs) };
+    let prompt = args.prompt.clone().unwrap_or_else(usual);
+    check_prompt(&prompt)?;
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     let normalize_lufs = args.normalize.as_deref().map(loudness).transpose()?;
     if to_stdout && normalize_lufs.is_some() {
@@ -215,26 +321,55 @@ fn job(args: &Args, config: &RunConfig) -> anyhow::Result<Job> {
         normalize_lufs,
         continue_from: args.continue_from.clone(),
         melody: args.melody.clone(),
+        // Words alone go through a language model only where the user names one.
+        compose: if inputs.is_empty() && config.system.checkpoint.is_empty() { None } else { Some(inputs) },
+        keep: None,
+        span: None,
+        explain: args.explain,
         stop_after_steps: None,
     })
 }
 
-/// `-14LUFS`, `-14 LUFS` or `-14`.
-fn loudness(text: &str) -> Result<f64, BadInput> {
-    let number = text.trim().to_lowercase();
-    let number = number.strip_suffix("lufs").unwrap_or(&number).trim();
-    number.parse().ok().filter(|lufs| (-70.0..=-1.0).contains(lufs)).ok_or_else(|| {
-        BadInput::new(format!("normalize: `{text}`, expected a loudness from -70 to -1, such as -14LUFS"))
-    })
+impl Args {
+    /// Media to compose from.
+    fn media(&self) -> anyhow::Result<Vec<Input>> {
+        let named =
+            [(&self.audio, BridgeKind::Music), (&self.image, BridgeKind::Image), (&self.video, BridgeKind::Video)];
+        let named = named.into_iter().filter_map(|(path, kind)| Some((path.as_deref()?, kind)));
+        named.map(|(path, kind)| system::look(path, Some(kind))).collect()
+    }
 }
 
-/// Four bytes of the system's randomness: short enough to type again.
-fn draw_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
+/// What is asked for where the user says nothing.
+fn usual_words(inputs: &[Input]) -> String {
+    let names: Vec<_> = inputs.iter().map(|input| system::name_of(input.kind)).collect();
+    format!("Generate music for the {}", names.join(" and the "))
 }
 
-fn describe(report: &TakeReport) -> String {
+/// Length of the video, or else of the track, in seconds.
+pub(super) fn length_of(inputs: &[Input]) -> anyhow::Result<Option<f64>> {
+    let of = |kind| inputs.iter().find(|input| input.kind == kind && !input.path.is_dir());
+    let seconds = match (of(BridgeKind::Video), of(BridgeKind::Music)) {
+        (Some(video), _) => duration_of_video(&video.path)?,
+        (None, Some(track)) => read_audio(&track.path, &Limits::default())?.duration_s(),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(seconds))
+}
+
+fn duration_of_video(path: &Path) -> anyhow::Result<f64> {
+    let one = VideoOptions { selection: Selection::Spread { windows: 1 }, frames: 1, ..VideoOptions::default() };
+    Ok(read_video(path, &one)?.facts.duration_s)
+}
+
+/// What the language model made of it.
+pub(super) fn answer(composition: &Composition) -> String {
+    let added = composition.record.music_tokens_added;
+    let how = if added { " (the music tokens were put behind it)" } else { "" };
+    format!("answer{how}: {}", composition.reply.text)
+}
+
+pub(super) fn describe(report: &TakeReport) -> String {
     let mut text = format!(
         "{}: {:.2} s, seed {}, {:.1} s to make ({:.1}x real time, first sound after {:.2} s)",
         report.path.as_deref().unwrap_or("standard output"),

@@ -1,14 +1,18 @@
 //! The command line: one file a subcommand. Data goes to stdout, talk to stderr.
 
+mod ask;
 mod bench;
+mod chat;
 mod completions;
 mod convert;
 mod doctor;
+mod edit;
 mod encode;
 mod eval;
 pub mod failure;
 mod generate;
 mod index;
+mod inspect;
 mod models;
 mod options;
 mod progress;
@@ -16,13 +20,14 @@ mod pull;
 mod replay;
 mod spectrogram;
 mod stop;
+mod tag;
 mod train;
 
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{ArgAction, Parser, Subcommand};
 
-/// Music from words: text in, a playable file out, without a network.
+/// Any medium in, music and understanding out, without a network.
 #[derive(Debug, Parser)]
 #[command(after_help = "To begin with: musaic generate \"calm piano melody\"")]
 #[command(
@@ -50,12 +55,24 @@ pub struct Cli {
 enum Command {
     /// Make music from a prompt
     Generate(generate::Args),
+    /// Ask a question about a track, a picture or a video
+    Ask(ask::Args),
+    /// Describe tracks, pictures and videos in words
+    Caption(ask::CaptionArgs),
+    /// Change a track by instruction, whole or a span of it
+    Edit(edit::Args),
+    /// Talk: ask, play and change, with files in between
+    Chat(chat::Args),
+    /// Name tempo, key, instruments, mood of tracks
+    Tag(tag::Args),
     /// Make a generated file again and say whether the bytes agree
     Replay(replay::Args),
     /// Draw the spectrogram of an audio file
     Spectrogram(spectrogram::Args),
     /// Turn media files into the features that adapters take
     Encode(encode::Args),
+    /// Say what a checkpoint holds, and which of its media can have an effect
+    Inspect(inspect::Args),
     /// Run parity cases on this machine
     Verify(crate::verify::Args),
     /// Time each component at the published shapes
@@ -121,6 +138,12 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Generate(args) => generate::run(args),
+            Command::Ask(args) => ask::run(&args),
+            Command::Caption(args) => ask::caption(&args),
+            Command::Edit(args) => edit::run(&args),
+            Command::Chat(args) => chat::run(&args),
+            Command::Tag(args) => tag::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Spectrogram(args) => spectrogram::run(&args),
             Command::Encode(args) => encode::run(args),

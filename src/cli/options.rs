@@ -4,8 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use musaic_core::Error;
 
-use super::failure::BadInput;
-use crate::config::Layers;
+use crate::{config::Layers, failure::BadInput};
 
 /// Which model, where and in which format.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -61,6 +60,128 @@ impl ModelOptions {
         layers.flag("reference", self.reference.then_some(true));
         Ok(layers)
     }
+}
+
+/// How the decoder picks.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SamplingOptions {
+    /// How closely to follow the prompt; 1 is no guidance at all [default: 3]
+    #[arg(long, value_name = "G", allow_negative_numbers = true, value_parser = number)]
+    pub guidance: Option<f64>,
+    /// Below 1 safer, above 1 wilder, 0 always the likeliest [default: 1]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number)]
+    pub temperature: Option<f64>,
+    /// Choose among this many likeliest tokens, 0 for all [default: 250]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<u32>)]
+    pub top_k: Option<u32>,
+    /// Choose among the likeliest tokens that together have this probability [default: 1]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number)]
+    pub top_p: Option<f64>,
+    /// What the decoder listens to behind a language model: projected (states of the music tokens) or caption (its words)
+    #[arg(long, value_name = "WAY")]
+    pub conditioning: Option<String>,
+}
+
+impl SamplingOptions {
+    /// Puts these flags over the layers.
+    pub fn apply(&self, layers: &mut Layers) {
+        layers.flag("generate.guidance", self.guidance);
+        layers.flag("generate.temperature", self.temperature);
+        layers.flag("generate.top_k", self.top_k.map(i64::from));
+        layers.flag("generate.top_p", self.top_p);
+        layers.flag("system.conditioning", self.conditioning.clone());
+    }
+}
+
+/// What hears, sees and answers.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Language model and encoders")]
+pub struct SystemOptions {
+    /// M2UGen's checkpoint.pth or its folder; `debug` is a tiny system of random weights
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<String>,
+    /// LLaMA 2 as Meta publishes it: tokenizer.model and 7B/params.json
+    #[arg(long, value_name = "FOLDER")]
+    pub llama: Option<String>,
+    /// MERT's folder or hub id, for tracks
+    #[arg(long, value_name = "MODEL")]
+    pub mert: Option<String>,
+    /// ViT's folder or hub id, for pictures
+    #[arg(long, value_name = "MODEL")]
+    pub vit: Option<String>,
+    /// ViViT's folder or hub id, for videos
+    #[arg(long, value_name = "MODEL")]
+    pub vivit: Option<String>,
+    /// Blend neighbours from this FAISS index into what is heard
+    #[arg(long, value_name = "INDEX")]
+    pub knn: Option<String>,
+    /// Which part of a long track is heard: whole or first60
+    #[arg(long, value_name = "PART")]
+    pub hear: Option<String>,
+    /// Windows of a video that are looked at [default: 4]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
+    pub video_windows: Option<u32>,
+    /// Wildness of words, 0 for the likeliest [default: 0.6]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number)]
+    pub text_temperature: Option<f64>,
+    /// Choose among the likeliest words that together have this probability [default: 0.8]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number)]
+    pub text_top_p: Option<f64>,
+    /// How the language model is held: f32, bf16, f16, q8_0 or q4_k [default: as --dtype and --quantize]
+    #[arg(long, value_name = "FORMAT")]
+    pub text_format: Option<String>,
+    /// Longest answer in tokens [default: 512]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>)]
+    pub max_tokens: Option<u32>,
+}
+
+impl SystemOptions {
+    /// Puts these flags over the layers.
+    pub fn apply(&self, layers: &mut Layers) {
+        for (key, value) in [
+            ("checkpoint", &self.checkpoint),
+            ("llama", &self.llama),
+            ("mert", &self.mert),
+            ("vit", &self.vit),
+            ("vivit", &self.vivit),
+            ("knn", &self.knn),
+            ("audio", &self.hear),
+            ("format", &self.text_format),
+        ] {
+            layers.flag(&format!("system.{key}"), value.clone());
+        }
+        layers.flag("system.video_windows", self.video_windows.map(i64::from));
+        layers.flag("system.temperature", self.text_temperature);
+        layers.flag("system.top_p", self.text_top_p);
+        layers.flag("system.max_tokens", self.max_tokens.map(i64::from));
+    }
+}
+
+/// Four bytes of the system's randomness: short enough to type again.
+pub fn draw_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32
+}
+
+/// Longest prompt in bytes: far beyond what any text encoder hears.
+const MAX_PROMPT_BYTES: usize = 16 * 1024;
+
+/// Refuses a prompt that nothing hears to its end.
+pub fn check_prompt(prompt: &str) -> Result<(), BadInput> {
+    if prompt.len() <= MAX_PROMPT_BYTES {
+        return Ok(());
+    }
+    Err(BadInput::new(format!("prompt: {} bytes, expected at most {MAX_PROMPT_BYTES}", prompt.len()))
+        .hint("a sentence or two is what the model hears"))
+}
+
+/// `-14LUFS`, `-14 LUFS` or `-14`.
+pub fn loudness(text: &str) -> Result<f64, BadInput> {
+    let number = text.trim().to_lowercase();
+    let number = number.strip_suffix("lufs").unwrap_or(&number).trim();
+    number.parse().ok().filter(|lufs| (-70.0..=-1.0).contains(lufs)).ok_or_else(|| {
+        BadInput::new(format!("normalize: `{text}`, expected a loudness from -70 to -1, such as -14LUFS"))
+    })
 }
 
 /// A number as people write it.

@@ -11,13 +11,16 @@ use musaic_core::{
     role::Cancel,
 };
 
-use super::{failure::BadInput, progress::Progress, stop};
+use super::{progress::Progress, stop};
 use crate::{
     config::{GenerateConfig, RunConfig},
+    failure::BadInput,
     pipeline::{
+        edit,
         generate::{self, Job, sha256_file},
         output::Output,
-        request::{Input, MadeWith, Request},
+        request::{Composed, Input, MadeWith, MediaInput, Request},
+        system,
     },
 };
 
@@ -48,10 +51,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let extension = args.file.extension().unwrap_or_default();
     let target = folder.path().join("replay").with_extension(extension);
-    let job = job(args, &request, target.clone());
+    let job = job(args, &request, target.clone())?;
 
     let cancel = stop::on_interrupt();
-    let mut session = generate::plan(&job)?.load()?;
+    let plan = generate::plan(&job)?;
+    let composition = plan.compose(&job, &cancel, &mut ())?;
+    let mut session = plan.load()?;
+    session.set_composition(composition);
     if session.model_sha256() != request.model_sha256 {
         super::say(&format!(
             "warning: the model differs: the file was made with {}, here is {}",
@@ -91,13 +97,13 @@ fn read_request(file: &Path) -> anyhow::Result<Request> {
 fn unchanged(input: &Input) -> anyhow::Result<()> {
     let found = sha256_file(Path::new(&input.path))?;
     if found != input.sha256 {
-        return Err(BadInput::new(format!("{}: has changed since it was used", input.path)).into());
+        return Err(changed(&input.path));
     }
     Ok(())
 }
 
 /// The job that made the file, writing to `target`.
-fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
+fn job(args: &Args, request: &Request, target: PathBuf) -> anyhow::Result<Job> {
     let (dtype, quantize) = match request.made_with.format.as_str() {
         dtype @ ("f32" | "bf16" | "f16") => (dtype, "none"),
         quantize => ("auto", quantize),
@@ -117,10 +123,11 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
             takes: request.take + 1,
             openings: request.openings,
         },
+        system: request.composed.as_ref().map(|composed| composed.system.clone()).unwrap_or_default(),
     };
     // One file a take up to this one; only this one is made.
     let files = vec![target; request.take as usize + 1];
-    Job {
+    Ok(Job {
         config,
         prompt: request.prompt.clone(),
         seed: request.seed,
@@ -128,13 +135,37 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> Job {
         normalize_lufs: request.normalize_lufs,
         continue_from: request.continue_from.as_ref().map(|input| input.path.clone().into()),
         melody: request.melody.as_ref().map(|input| input.path.clone().into()),
+        compose: request.composed.as_ref().map(media).transpose()?,
+        keep: request.keep,
+        span: request.span,
+        explain: false,
         stop_after_steps: request.stopped.map(|stopped| stopped.steps),
-    }
+    })
+}
+
+/// The media that a piece was composed from, none of them changed since.
+fn media(composed: &Composed) -> anyhow::Result<Vec<system::Input>> {
+    let same = |media: &MediaInput| {
+        let kind = system::kind_of(&media.kind);
+        let input = system::look(Path::new(&media.input.path), kind)?;
+        if input.sha256 != media.input.sha256 {
+            return Err(changed(&media.input.path));
+        }
+        Ok(input)
+    };
+    composed.inputs.iter().map(same).collect()
+}
+
+fn changed(path: &str) -> anyhow::Error {
+    BadInput::new(format!("{path}: has changed since it was used")).into()
 }
 
 fn play(session: &mut generate::Session, job: &Job, take: u32, cancel: &Cancel, quiet: bool) -> anyhow::Result<bool> {
     let mut watch = Progress::new("replaying", session.spec().frame_rate_hz, quiet);
-    let report = session.take(job, take, cancel, &mut watch)?;
+    let report = match job.span {
+        Some(span) => Some(edit::span(session, job, span, cancel, &mut watch)?.take),
+        None => session.take(job, take, cancel, &mut watch)?,
+    };
     watch.finish();
     match report {
         // Where it was stopped the first time, and nowhere before.

@@ -18,19 +18,24 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
+    compose::{Composer, Composition, Listener},
     models,
     openings::{self, OPENING_S},
     output::Output,
     preflight::{self, Need},
-    request::{Input, MadeWith, Request, Stopped},
-    sink::{TakeSink, Watch},
+    request::{Input, Keep, MadeWith, Request, Span, Stopped},
+    sink::{TakeSink, Tape, Watch},
     speed::{Speed, Work},
     store::Store,
+    system::{self, DECODER_PART},
 };
 use crate::{config::RunConfig, listen::Ranker};
 
 /// Shortest piece worth keeping when the user stops early, in seconds.
 const WORTH_KEEPING_S: f64 = 0.5;
+
+/// Seconds of an edited track that the decoder goes on from.
+pub const KEPT_START_S: f64 = 3.0;
 
 /// A checked request.
 #[derive(Debug, Clone)]
@@ -49,6 +54,14 @@ pub struct Job {
     pub continue_from: Option<PathBuf>,
     /// Track whose tune to follow.
     pub melody: Option<PathBuf>,
+    /// Media to compose from, with a language model.
+    pub compose: Option<Vec<system::Input>>,
+    /// What is kept of the track that is edited; its first seconds are what is gone on from.
+    pub keep: Option<Keep>,
+    /// Only this span of the track to go on from is made anew.
+    pub span: Option<Span>,
+    /// Measure how much each input moved the answer.
+    pub explain: bool,
     /// Steps after which to stop, as the user did when the piece was made first.
     pub stop_after_steps: Option<usize>,
 }
@@ -56,7 +69,8 @@ pub struct Job {
 impl Job {
     /// Openings that a model which can choose makes of each take, if the words ask for anything; 1 is no choice.
     fn openings(&self) -> u32 {
-        let words_alone = self.continue_from.is_none() && self.melody.is_none() && !self.config.reference;
+        let words_alone =
+            self.continue_from.is_none() && self.melody.is_none() && self.compose.is_none() && !self.config.reference;
         if words_alone && !self.prompt.trim().is_empty() { self.config.generate.openings } else { 1 }
     }
 }
@@ -75,6 +89,7 @@ pub struct Plan {
     device: Device,
     device_name: String,
     inputs: Inputs,
+    composer: Option<Composer>,
 }
 
 /// Tracks that go in, read and checked.
@@ -120,12 +135,25 @@ pub fn plan(job: &Job) -> anyhow::Result<Plan> {
     let choice = job.config.device()?;
     let store = Store::open(&found)?;
     let inputs = Inputs {
-        continue_from: job.continue_from.as_deref().map(read_input).transpose()?,
+        continue_from: job.continue_from.as_deref().map(|path| read_start(path, job.keep)).transpose()?,
         melody: job.melody.as_deref().map(read_input).transpose()?,
     };
     let device = choice.open()?;
+    let composer = match &job.compose {
+        Some(inputs) => Some(Composer::open(&job.config, inputs.clone(), &device)?),
+        None => None,
+    };
+    if let Some(composer) = &composer {
+        composer.system().check_decoder(&job.config, &store.spec())?;
+    }
     let seconds = job.config.generate.seconds;
     let openings = if store.has_ranker() { job.openings() } else { 1 };
+    // What a checkpoint was trained with comes before what the decoder's folder holds.
+    let trained = composer.as_ref().map(|composer| composer.system().part(DECODER_PART)).transpose()?.flatten();
+    let store = match trained {
+        Some(trained) => store.with_trained(trained),
+        None => store,
+    };
     let need: Need = store.need(seconds, openings);
     let available = if device.is_cpu() { preflight::available_memory() } else { None };
     let preferred = store.preferred_format(&device);
@@ -146,7 +174,19 @@ pub fn plan(job: &Job) -> anyhow::Result<Plan> {
         device,
         device_name: choice.to_string(),
         inputs,
+        composer,
     })
+}
+
+/// The track to go on from: all of it, or the first seconds of one that is edited.
+fn read_start(path: &Path, keep: Option<Keep>) -> Result<(Input, Audio)> {
+    let (input, mut audio) = read_input(path)?;
+    if keep == Some(Keep::Start) {
+        // Never more than half of it.
+        let samples = ((KEPT_START_S * f64::from(audio.sample_rate_hz)) as usize).min(audio.len() / 2);
+        audio.channels.iter_mut().for_each(|channel| channel.truncate(samples));
+    }
+    Ok((input, audio))
 }
 
 fn read_input(path: &Path) -> Result<(Input, Audio)> {
@@ -156,6 +196,31 @@ fn read_input(path: &Path) -> Result<(Input, Audio)> {
 }
 
 impl Plan {
+    /// What will hear, see and answer, if anything will.
+    pub fn composer(&self) -> Option<&Composer> {
+        self.composer.as_ref()
+    }
+
+    /// What the decoder is.
+    pub fn spec(&self) -> DecoderSpec {
+        self.store.spec()
+    }
+
+    /// Has the language model make of media and words what the decoder listens to; nothing where words alone do.
+    ///
+    /// # Errors
+    /// A part does not load, the answer holds no music, or somebody asked to stop.
+    pub fn compose(
+        &self,
+        job: &Job,
+        cancel: &Cancel,
+        listener: &mut dyn Listener,
+    ) -> anyhow::Result<Option<Composition>> {
+        let Some(composer) = &self.composer else { return Ok(None) };
+        let spec = self.store.spec();
+        composer.compose(&job.config, &job.prompt, job.seed, job.explain, &spec, cancel, listener).map(Some)
+    }
+
     /// Loads the model. The hashes that go into the files are computed meanwhile.
     ///
     /// # Errors
@@ -175,6 +240,7 @@ impl Plan {
             format,
             parameters,
             inputs,
+            composition: None,
             model_sha256: model_sha256?,
             made_with: MadeWith {
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -200,6 +266,7 @@ pub struct Session {
     format: WeightFormat,
     parameters: u64,
     inputs: Inputs,
+    composition: Option<Composition>,
     model_sha256: String,
     made_with: MadeWith,
 }
@@ -230,6 +297,48 @@ impl Session {
         &self.model_sha256
     }
 
+    /// What the decoder listens to from now on, in place of the words themselves.
+    pub fn set_composition(&mut self, composition: Option<Composition>) {
+        self.composition = composition;
+    }
+
+    /// What the decoder listens to.
+    fn conditioning(&self, job: &Job) -> Conditioning {
+        match &self.composition {
+            Some(composition) => composition.conditioning.clone(),
+            None => Conditioning::Text(job.prompt.clone()),
+        }
+    }
+
+    /// Makes one take as sound in memory, from the options of a job and where these are changed.
+    ///
+    /// # Errors
+    /// As [`Session::take`].
+    pub fn sound(
+        &mut self,
+        job: &Job,
+        take: u32,
+        change: impl FnOnce(&mut DecodeOptions),
+        cancel: &Cancel,
+        watch: &mut dyn Watch,
+    ) -> anyhow::Result<Audio> {
+        let spec = self.decoder.spec().clone();
+        let mut options = self.options(job, take, &spec)?;
+        change(&mut options);
+        let conditioning = self.conditioning(job);
+        let mut tape = Tape::new(&spec, watch);
+        let summary = self.decoder.decode(&conditioning, &options, cancel, &mut tape)?;
+        if summary.cancelled {
+            return Err(Error::Cancelled.into());
+        }
+        Ok(tape.audio)
+    }
+
+    /// Where the decoder computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Makes one take and writes it. `None` when the user stopped before anything worth keeping was there.
     ///
     /// # Errors
@@ -245,7 +354,7 @@ impl Session {
         let spec = self.decoder.spec().clone();
         let mut request = self.request(job, take);
         let mut options = self.options(job, take, &spec)?;
-        let conditioning = Conditioning::Text(job.prompt.clone());
+        let conditioning = self.conditioning(job);
 
         let path = match &job.output {
             Output::Stdout => None,
@@ -288,8 +397,13 @@ impl Session {
         }))
     }
 
+    /// The track to go on from.
+    pub(super) fn track(&self) -> Option<&Audio> {
+        self.inputs.continue_from.as_ref().map(|(_, audio)| audio)
+    }
+
     /// What is written into the file.
-    fn request(&self, job: &Job, take: u32) -> Request {
+    pub(super) fn request(&self, job: &Job, take: u32) -> Request {
         let g = &job.config.generate;
         Request {
             prompt: job.prompt.clone(),
@@ -302,10 +416,13 @@ impl Session {
             temperature: g.temperature,
             top_k: g.top_k,
             top_p: g.top_p,
-            openings: if self.ranker.is_some() { g.openings } else { 1 },
+            openings: if self.ranker.is_some() && self.composition.is_none() { g.openings } else { 1 },
             reference: job.config.reference,
             continue_from: self.inputs.continue_from.as_ref().map(|(input, _)| input.clone()),
             melody: self.inputs.melody.as_ref().map(|(input, _)| input.clone()),
+            composed: self.composition.as_ref().map(|composition| composition.record.clone()),
+            keep: job.keep,
+            span: job.span,
             normalize_lufs: job.normalize_lufs,
             stopped: None,
             made_with: self.made_with.clone(),
@@ -316,13 +433,22 @@ impl Session {
         let tensor = |input: &Option<(Input, Audio)>, channels: usize| {
             input.as_ref().map(|(_, audio)| as_tensor(audio, spec.sample_rate_hz, channels, &self.device)).transpose()
         };
+        let mut continue_from = tensor(&self.inputs.continue_from, spec.channels)?;
+        let mut duration_s = job.config.generate.seconds;
+        if let (Some(Keep::Start), Some(start)) = (job.keep, &continue_from) {
+            // Whole frames, so that the edited track is as long as it was, to the sample.
+            let hop = (spec.sample_rate_hz / spec.frame_rate_hz) as usize;
+            let kept = start.dim(2)? / hop * hop;
+            duration_s -= kept as f64 / f64::from(spec.sample_rate_hz);
+            continue_from = if kept > 0 { Some(start.narrow(2, 0, kept)?) } else { None };
+        }
         Ok(DecodeOptions {
-            duration_s: job.config.generate.seconds,
+            duration_s,
             guidance_scale: job.config.generate.guidance,
             sampling: job.config.generate.sampling(),
             seed: job.seed,
             take,
-            continue_from: tensor(&self.inputs.continue_from, spec.channels)?,
+            continue_from,
             emit_prompt: true,
             melody: tensor(&self.inputs.melody, 1)?,
             reference: job.config.reference,
@@ -332,7 +458,7 @@ impl Session {
 }
 
 /// Audio at the decoder's rate and number of channels, `[1, channels, samples]`: mixed down to one, or doubled to two.
-fn as_tensor(audio: &Audio, rate: u32, channels: usize, device: &Device) -> Result<Tensor> {
+pub(super) fn as_tensor(audio: &Audio, rate: u32, channels: usize, device: &Device) -> Result<Tensor> {
     let audio = resample(audio, rate)?;
     let planes = if audio.channels.len() == channels { audio.channels } else { vec![audio.mixdown(); channels] };
     let samples = planes.first().map_or(0, Vec::len);
@@ -340,7 +466,7 @@ fn as_tensor(audio: &Audio, rate: u32, channels: usize, device: &Device) -> Resu
 }
 
 /// The request as it is embedded, and what players show.
-fn tags(request: &Request) -> anyhow::Result<Tags> {
+pub(super) fn tags(request: &Request) -> anyhow::Result<Tags> {
     let title = if request.prompt.is_empty() { "untitled".into() } else { request.prompt.clone() };
     Ok(Tags {
         recipe: Some(request.recipe()?),

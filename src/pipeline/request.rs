@@ -1,8 +1,10 @@
 //! A request as it is written into the file it made, so that `musaic replay` can make it again.
 
-use std::iter::repeat_n;
+use std::{fmt, iter::repeat_n};
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::SystemConfig;
 
 /// Room kept behind the request in a file for [`Request::stopped`], which is known when the head is long written.
 const STOPPED_ROOM: usize = 96;
@@ -42,6 +44,15 @@ pub struct Request {
     /// Track whose tune was followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub melody: Option<Input>,
+    /// What a language model made of media and words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composed: Option<Composed>,
+    /// What of the track is kept where it was edited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
+    /// The span that was made anew, in the track that was continued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
     /// Loudness asked for, in LUFS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub normalize_lufs: Option<f64>,
@@ -80,6 +91,65 @@ impl Request {
         let mut text = serde_json::to_string(self)?;
         text.extend(repeat_n(' ', room.saturating_sub(text.len())));
         Ok(text)
+    }
+}
+
+/// What a language model made of media and words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Composed {
+    /// The media.
+    pub inputs: Vec<MediaInput>,
+    /// What the language model said.
+    pub answer: String,
+    /// Whether the music tokens were put behind the answer, which lacked them.
+    pub music_tokens_added: bool,
+    /// The system and its settings; the format is the one that was chosen.
+    pub system: SystemConfig,
+    /// What tells its checkpoint from others.
+    pub fingerprint: String,
+}
+
+/// A medium that went in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MediaInput {
+    /// `track`, `picture` or `video`.
+    pub kind: String,
+    /// The file.
+    #[serde(flatten)]
+    pub input: Input,
+}
+
+/// A part of a track that is made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// Where it begins, in seconds.
+    pub from_s: f64,
+    /// Where it ends.
+    pub to_s: f64,
+    /// Takes of which the one that meets the right side best is used.
+    pub takes: u32,
+}
+
+/// What of a track is kept where it is edited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Nothing but what the language model heard of it.
+    None,
+    /// Its first seconds, as codes that the decoder goes on from.
+    #[default]
+    Start,
+    /// Its tune, where the decoder follows one.
+    Melody,
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Start => "start",
+            Self::Melody => "melody",
+        })
     }
 }
 

@@ -126,6 +126,34 @@ impl AudioSink for TakeSink<'_> {
     }
 }
 
+/// A take that stays in memory.
+pub struct Tape<'a> {
+    /// What was played so far.
+    pub audio: Audio,
+    watch: &'a mut dyn Watch,
+}
+
+impl<'a> Tape<'a> {
+    /// An empty tape of the decoder's rate and channels.
+    pub fn new(spec: &DecoderSpec, watch: &'a mut dyn Watch) -> Self {
+        let channels = vec![Vec::new(); spec.channels];
+        Self { audio: Audio { channels, sample_rate_hz: spec.sample_rate_hz }, watch }
+    }
+}
+
+impl AudioSink for Tape<'_> {
+    fn block(&mut self, channels: &[&[f32]]) -> Result<()> {
+        for (all, new) in self.audio.channels.iter_mut().zip(channels) {
+            all.extend_from_slice(new);
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, done: usize, total: usize) {
+        self.watch.progress(done, total);
+    }
+}
+
 fn write(writer: &mut AudioWriter, channels: &[Vec<f32>]) -> Result<()> {
     let planar: Vec<&[f32]> = channels.iter().map(Vec::as_slice).collect();
     writer.write(&planar)

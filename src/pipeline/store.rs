@@ -5,11 +5,11 @@ use std::{path::Path, sync::Arc};
 use candle_core::Device;
 use musaic_core::{
     Error, Result, WeightFormat,
-    role::Decoder,
-    weights::{Checkpoint, Weights},
+    role::{Decoder, DecoderSpec},
+    weights::{Checkpoint, Layered, Source, Weights},
 };
 use musaic_decoders::{
-    musicgen::{GenerationConfig, Musicgen, MusicgenConfig},
+    musicgen::{GenerationConfig, Musicgen, MusicgenConfig, Variant},
     t5::T5Tokenizer,
 };
 use serde_json::Value;
@@ -41,6 +41,8 @@ pub struct Store {
     config: MusicgenConfig,
     generation_config: GenerationConfig,
     checkpoint: Arc<Checkpoint>,
+    /// Weights that come before those of the folder.
+    trained: Option<Arc<dyn Source>>,
     parameters: u64,
     plain_parameters: u64,
 }
@@ -67,7 +69,8 @@ impl Store {
             ),
         };
         let summary = checkpoint.summary();
-        let plain_parameters = musaic_core::weights::Source::tensors(&checkpoint)
+        let plain_parameters = checkpoint
+            .tensors()
             .iter()
             .filter(|(name, _)| name.starts_with(PLAIN_PREFIX))
             .map(|(_, shape)| shape.iter().product::<usize>() as u64)
@@ -77,9 +80,26 @@ impl Store {
             config,
             generation_config,
             checkpoint: Arc::new(checkpoint),
+            trained: None,
             parameters: summary.parameters,
             plain_parameters,
         })
+    }
+
+    /// Puts weights of the same names before those of the folder.
+    #[must_use]
+    pub fn with_trained(self, trained: impl Source + 'static) -> Self {
+        Self { trained: Some(Arc::new(trained)), ..self }
+    }
+
+    /// What the decoder is.
+    pub fn spec(&self) -> DecoderSpec {
+        Musicgen::spec_of(&self.config, &self.generation_config)
+    }
+
+    /// Whether the decoder follows a tune.
+    pub fn follows_melody(&self) -> bool {
+        self.config.variant != Variant::CrossAttention
     }
 
     /// Number of values in all tensors.
@@ -119,7 +139,7 @@ impl Store {
 
     /// Code frames a second.
     pub fn frame_rate_hz(&self) -> u32 {
-        Musicgen::spec_of(&self.config, &self.generation_config).frame_rate_hz
+        self.spec().frame_rate_hz
     }
 
     /// Memory for a piece of `seconds`, and for `openings` to choose from if they are more than one.
@@ -137,7 +157,7 @@ impl Store {
     /// layer and position.
     fn cache_bytes(&self, pieces: u32, seconds: f64) -> f64 {
         let lm = &self.config.decoder;
-        let spec = Musicgen::spec_of(&self.config, &self.generation_config);
+        let spec = self.spec();
         let window = seconds.min(spec.window_s) * f64::from(spec.frame_rate_hz);
         2.0 * 2.0 * 4.0 * f64::from(pieces) * (lm.num_hidden_layers * lm.hidden_size) as f64 * window
     }
@@ -198,7 +218,13 @@ impl Store {
             Place::BuiltIn => T5Tokenizer::from_json_bytes(Path::new("built-in tokenizer.json"), nano::TOKENIZER)?,
             Place::Folder(folder) => T5Tokenizer::load(folder)?,
         };
-        let weights = Weights::new(self.checkpoint.clone(), device, format);
+        let weights = match &self.trained {
+            Some(trained) => {
+                let layers: Vec<Box<dyn Source>> = vec![Box::new(trained.clone()), Box::new(self.checkpoint.clone())];
+                Weights::new(Layered::new(layers), device, format)
+            }
+            None => Weights::new(self.checkpoint.clone(), device, format),
+        };
         let (model, report) = Musicgen::from_weights(&self.config, &weights)?;
         tracing::info!(applied = report.applied.len(), ignored = report.ignored.len(), "weights loaded");
         Ok(model.with_tokenizer(tokenizer).with_generation_config(self.generation_config.clone()))

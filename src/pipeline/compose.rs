@@ -1,0 +1,199 @@
+//! From media and words to what the decoder listens to: encoders, then the language model, and neither in memory when the
+//! decoder is loaded.
+
+use candle_core::Device;
+use musaic_core::{
+    Result, WeightFormat,
+    role::{Cancel, Conditioning, DecoderSpec},
+};
+
+use super::{
+    preflight::{self, Need},
+    request::{Composed, MediaInput},
+    system::{Encoders, Heard, Input, Mind, Moved, Question, Reply, System, name_of},
+};
+use crate::{
+    config::{RunConfig, SystemConfig},
+    failure::BadInput,
+    llm::m2ugen::MAX_POSITIONS,
+};
+
+/// Up to this many parameters the language model is held in f32 where memory allows.
+const SMALL: u64 = 500_000_000;
+
+/// A system and how it will be held.
+pub struct Composer {
+    system: System,
+    inputs: Vec<Input>,
+    device: Device,
+    format: WeightFormat,
+    need_bytes: f64,
+}
+
+/// What the decoder is given, and what is told of it.
+#[derive(Debug, Clone)]
+pub struct Composition {
+    /// What the decoder listens to.
+    pub conditioning: Conditioning,
+    /// What the language model said.
+    pub reply: Reply,
+    /// How much each input moved it, where that was asked.
+    pub moved: Vec<Moved>,
+    /// As it is written into the file.
+    pub record: Composed,
+}
+
+/// What the user sees while media are encoded and words are found.
+pub trait Listener {
+    /// `done` of `of` parts of a file are encoded.
+    fn hearing(&mut self, input: &Input, done: usize, of: usize);
+    /// More of the answer.
+    ///
+    /// # Errors
+    /// It cannot be shown.
+    fn words(&mut self, text: &str) -> Result<()>;
+}
+
+/// Nobody looks.
+impl Listener for () {
+    fn hearing(&mut self, _: &Input, _: usize, _: usize) {}
+
+    fn words(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Composer {
+    /// Finds all files of the system and chooses the format of the language model; loads nothing.
+    ///
+    /// # Errors
+    /// Files are missing, or memory is short.
+    pub fn open(config: &RunConfig, inputs: Vec<Input>, device: &Device) -> anyhow::Result<Self> {
+        let kinds: Vec<_> = inputs.iter().map(|input| input.kind).collect();
+        let system = System::open(config, &kinds)?;
+        let parameters = system.parameters();
+        let preferred = if parameters <= SMALL && device.is_cpu() { WeightFormat::F32 } else { WeightFormat::Bf16 };
+        let need =
+            Need { matrix_parameters: parameters, plain_parameters: 0, cache_bytes: system.cache_bytes(MAX_POSITIONS) };
+        let available = if device.is_cpu() { preflight::available_memory() } else { None };
+        let format = preflight::choose(&need, config.text_format()?, preferred, available)?;
+        Ok(Self { need_bytes: need.bytes(format), system, inputs, device: device.clone(), format })
+    }
+
+    /// Memory of the language model in bytes.
+    pub fn need_bytes(&self) -> f64 {
+        self.need_bytes
+    }
+
+    /// How the language model will be held.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// The system.
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// The media.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+
+    /// Encoders of this system, none loaded yet; see [`Encoders::new`].
+    pub fn encoders(&self, keep: bool) -> Encoders {
+        // They are small beside the language model, and quantising them would cost more than it saves.
+        let format = match self.format {
+            WeightFormat::Q8_0 | WeightFormat::Q4K if self.device.is_cpu() => WeightFormat::F32,
+            WeightFormat::Q8_0 | WeightFormat::Q4K => WeightFormat::Bf16,
+            format => format,
+        };
+        Encoders::new(&self.device, format, keep)
+    }
+
+    /// Encodes media of the kinds it was opened with.
+    ///
+    /// # Errors
+    /// A file is broken, an encoder does not load, or somebody asked to stop.
+    pub fn hear(
+        &self,
+        inputs: &[Input],
+        encoders: &mut Encoders,
+        seed: u64,
+        cancel: &Cancel,
+        listener: &mut dyn Listener,
+    ) -> anyhow::Result<Vec<Heard>> {
+        self.system.hear(inputs, encoders, seed, cancel, &mut |input, done, of| listener.hearing(input, done, of))
+    }
+
+    /// Loads the language model.
+    ///
+    /// # Errors
+    /// Weights are missing or do not fit.
+    pub fn load(&self) -> Result<Mind> {
+        Mind::load(&self.system, &self.device, self.format)
+    }
+
+    /// All of it: hears, answers, and makes the conditioning for a decoder of `spec`.
+    ///
+    /// # Errors
+    /// As the steps, or the answer has no music and the decoder listens to nothing else.
+    pub fn compose(
+        &self,
+        config: &RunConfig,
+        instruction: &str,
+        seed: u64,
+        explain: bool,
+        spec: &DecoderSpec,
+        cancel: &Cancel,
+        listener: &mut dyn Listener,
+    ) -> anyhow::Result<Composition> {
+        self.system.check_decoder(config, spec)?;
+        let heard = self.hear(&self.inputs, &mut self.encoders(false), seed, cancel, listener)?;
+        let mind = self.load()?;
+        let question = Question { heard: &heard, instruction, wants_music: true, seed, take: 0 };
+        let reply = mind.answer(&question, cancel, &mut |text| listener.words(text))?;
+        let moved = if explain { mind.moved(&question, &self.inputs, &reply, cancel)? } else { Vec::new() };
+        self.composition(config, reply, moved, &self.inputs)
+    }
+
+    /// What a reply means to the decoder.
+    ///
+    /// # Errors
+    /// The reply has no music.
+    pub fn composition(
+        &self,
+        config: &RunConfig,
+        reply: Reply,
+        moved: Vec<Moved>,
+        inputs: &[Input],
+    ) -> anyhow::Result<Composition> {
+        let projected = config.system.conditioning == "projected";
+        let states = reply.music.as_ref().and_then(|music| music.states.clone());
+        let conditioning = match (projected, states, &reply.music) {
+            (true, Some(states), _) => Conditioning::States(states),
+            (false, _, Some(_)) if !reply.text.trim().is_empty() => Conditioning::Text(reply.text.clone()),
+            (true, None, Some(_)) => {
+                let message = "conditioning: this checkpoint has no output projector, expected one for `projected`";
+                return Err(BadInput::new(message)
+                    .hint("`--conditioning caption` plays the words of the answer")
+                    .into());
+            }
+            _ => {
+                let message = format!("the answer holds no music: {:?}", reply.text);
+                let hint = "ask for music in the words, raise --max-tokens, or leave out --reference, \
+                            which lets only music through that the model began itself";
+                return Err(BadInput::new(message).hint(hint).into());
+            }
+        };
+        let media = |input: &Input| MediaInput { kind: name_of(input.kind).into(), input: input.record() };
+        let record = Composed {
+            inputs: inputs.iter().map(media).collect(),
+            answer: reply.text.clone(),
+            music_tokens_added: reply.music.as_ref().is_some_and(|music| music.added),
+            system: SystemConfig { format: self.format.name().into(), ..config.system.clone() },
+            fingerprint: self.system.fingerprint().to_owned(),
+        };
+        Ok(Composition { conditioning, reply, moved, record })
+    }
+}
