@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod error;
+pub mod files;
 pub mod media;
 pub mod nn;
 pub mod probe;

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, Result, files::read_capped};
 
 /// Largest file that is read; published ones take under 5 MB.
 const MAX_BYTES: u64 = 64 << 20;
@@ -80,13 +80,7 @@ impl SentencePieceModel {
     /// # Errors
     /// It cannot be read, is too large, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !meta.is_file() || meta.len() > MAX_BYTES {
-            let found = if meta.is_file() { format!("{} bytes", meta.len()) } else { "no plain file".into() };
-            return Err(Error::format(path, "a SentencePiece model of at most 64 MiB", found));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::parse(&bytes).map_err(|found| Error::format(path, "a SentencePiece model", found))
+        Self::parse(&read_capped(path, MAX_BYTES)?).map_err(|found| Error::format(path, "a SentencePiece model", found))
     }
 
     /// Reads a model from memory.

@@ -1,28 +1,11 @@
-//! Reading the small files of a published folder, and telling everything that is wrong with them at once.
+//! What the small files of a published folder say, and telling everything that is wrong with them at once.
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use musaic_core::{Error, Result, nn::Linear, weights::Weights};
+use musaic_core::{Error, Result, files::read_config, nn::Linear, weights::Weights};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// Largest configuration that is read.
-const MAX_JSON: u64 = 4 << 20;
-
-/// Reads a JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let wrap = |e| Error::io(path, e);
-    let file = File::open(path).map_err(wrap)?;
-    let meta = file.metadata().map_err(wrap)?;
-    // Not a pipe or a device: those would never end, or block.
-    if !meta.is_file() || meta.len() > MAX_JSON {
-        return Err(Error::format(path, format!("a JSON file of at most {MAX_JSON} bytes"), "something else"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_JSON).read_to_end(&mut bytes).map_err(wrap)?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))
-}
 
 /// What the JSON of the file at `path` holds.
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, json: &Value) -> Result<T> {
@@ -35,7 +18,7 @@ pub(crate) fn parse<T: DeserializeOwned>(path: &Path, json: &Value) -> Result<T>
 /// There is no such file, or it does not say.
 pub fn model_type(folder: &Path) -> Result<String> {
     let path = folder.join("config.json");
-    match read_json(&path)?.get("model_type").and_then(Value::as_str) {
+    match read_config(&path)?.get("model_type").and_then(Value::as_str) {
         Some(name) => Ok(name.to_owned()),
         None => Err(Error::format(&path, "a field `model_type`", "none")),
     }

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 use musaic_core::{
+    files::sha256_file,
     media::{Limits, read_audio, read_metadata},
     role::Cancel,
 };
@@ -17,7 +18,7 @@ use crate::{
     failure::BadInput,
     pipeline::{
         edit,
-        generate::{self, Job, sha256_file},
+        generate::{self, Job},
         output::Output,
         request::{Composed, Input, MadeWith, MediaInput, Request},
         system,

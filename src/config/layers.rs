@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use musaic_core::{Error, Result};
+use musaic_core::{
+    Error, Result,
+    files::{MAX_CONFIG, read_text},
+};
 use toml::{Table, Value};
 
 use super::RunConfig;
@@ -75,7 +78,7 @@ impl Layers {
     /// # Errors
     /// The file cannot be read or does not fit.
     pub fn file(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = read_text(path, MAX_CONFIG)?;
         let label = path.display().to_string();
         self.text(&label, &text, &Origin::File(label.clone()))
     }

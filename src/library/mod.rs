@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use musaic_adapters::knn::{Index, Layout, unit};
-use musaic_core::Error;
+use musaic_core::{Error, files::read_json};
 use serde::{Deserialize, Serialize};
 
 pub use self::features::{Features, read_features};
@@ -212,11 +212,7 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 fn read_contents(path: &Path) -> Result<Contents> {
-    let size = fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-    ensure!(size <= MAX_JSON, Error::format(path, format!("at most {MAX_JSON} bytes"), format!("{size}")));
-    let text = fs::read(path).map_err(|e| Error::io(path, e))?;
-    let contents: Contents =
-        serde_json::from_slice(&text).map_err(|e| Error::format(path, "a list of pieces", e.to_string()))?;
+    let contents: Contents = read_json(path, MAX_JSON, "a list of pieces")?;
     let version = contents.schema_version;
     ensure!(version == 1, Error::format(path, "schema_version 1", version.to_string()));
     Ok(contents)

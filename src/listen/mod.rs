@@ -23,6 +23,7 @@ use std::path::Path;
 
 use musaic_core::{
     Error, Result,
+    files::read_capped,
     media::{
         Audio,
         measure::{rms, rms_per_second_db, spectra},
@@ -36,6 +37,8 @@ use self::{
     net::{Net, Norm, PackedNet},
 };
 
+/// Largest file of fitted networks that is read.
+pub const MAX_BYTES: u64 = 64 << 20;
 /// Rate that all features are measured at.
 pub const RATE_HZ: u32 = 16_000;
 /// Families a lead can be of, in the order of the network's outputs.
@@ -205,8 +208,7 @@ impl Detectors {
     /// # Errors
     /// It cannot be read or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &read_capped(path, MAX_BYTES)?)
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {

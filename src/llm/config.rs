@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use musaic_core::{Error, Result, nn::Pairing};
+use musaic_core::{Error, Result, files::read_json, nn::Pairing};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -156,7 +156,7 @@ impl MetaParams {
     /// # Errors
     /// The file cannot be read, or holds values out of range.
     pub fn open(path: &Path) -> Result<Self> {
-        let params: Self = serde_json::from_value(read_json(path)?).map_err(|e| Error::config(path, e.to_string()))?;
+        let params: Self = serde_json::from_value(settings(path)?).map_err(|e| Error::config(path, e.to_string()))?;
         let in_range = (1..=1 << 16).contains(&params.dim)
             && (1..=512).contains(&params.n_layers)
             && (1..=512).contains(&params.n_heads)
@@ -210,10 +210,10 @@ impl LlamaConfig {
     /// # Errors
     /// A file cannot be read, or holds values that are out of range or not implemented; all of them are listed.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut config = Self::from_json(path, &read_json(path)?)?;
+        let mut config = Self::from_json(path, &settings(path)?)?;
         let generation = path.with_file_name("generation_config.json");
         if generation.is_file() {
-            let ids = ids_of(read_json(&generation)?.get("eos_token_id").unwrap_or(&Value::Null));
+            let ids = ids_of(settings(&generation)?.get("eos_token_id").unwrap_or(&Value::Null));
             config.eos_token_ids.extend(ids);
             config.eos_token_ids.sort_unstable();
             config.eos_token_ids.dedup();
@@ -311,13 +311,8 @@ fn ids_of(json: &Value) -> Vec<u32> {
 }
 
 /// A file of settings.
-pub(super) fn read_json(path: &Path) -> Result<Value> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() || meta.len() > MAX_BYTES {
-        return Err(Error::format(path, "a JSON file of at most 1 MiB", format!("{} bytes", meta.len())));
-    }
-    let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))
+fn settings(path: &Path) -> Result<Value> {
+    read_json(path, MAX_BYTES, "a JSON configuration")
 }
 
 #[cfg(test)]

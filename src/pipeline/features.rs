@@ -16,6 +16,7 @@ use anyhow::Context;
 use candle_core::{D, Device, Tensor};
 use musaic_core::{
     Error, WeightFormat,
+    files::{sha256_file, sha256_of},
     role::{AudioSpan, Cancel, Encoder, Modality},
     weights::{Checkpoint, InMemory, Source, StoredAs, write_safetensors},
 };
@@ -178,7 +179,7 @@ fn windows(job: &Job, modality: Modality) -> Option<String> {
 
 /// Everything but the file that the features depend on.
 fn settings(job: &Job, modality: Modality, encoder_sha256: &str) -> anyhow::Result<String> {
-    let text = |name: &str| media::sha256_of_file(&job.encoder.join(name));
+    let text = |name: &str| sha256_file(&job.encoder.join(name));
     Ok(json!({
         "version": PARTS_VERSION,
         "encoder": encoder_sha256,
@@ -195,7 +196,7 @@ fn settings(job: &Job, modality: Modality, encoder_sha256: &str) -> anyhow::Resu
 
 /// The file of a part.
 fn part(parts: &Path, settings: &str, input: &Input) -> PathBuf {
-    let key = media::sha256_of(&[settings.as_bytes(), input.sha256.as_bytes()]);
+    let key = sha256_of([settings, &input.sha256]);
     parts.join(format!("{key}.safetensors"))
 }
 

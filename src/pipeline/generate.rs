@@ -1,8 +1,6 @@
 //! One request: plan (nothing loaded yet), load, then take after take.
 
 use std::{
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     thread,
     time::Instant,
@@ -11,11 +9,11 @@ use std::{
 use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::sha256_file,
     media::{Audio, AudioWriter, Limits, Tags, WriteOptions, read_audio, resample},
     role::{Cancel, Conditioning, DecodeOptions, Decoder, DecoderSpec},
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::{
     compose::{Composer, Composition, Listener},
@@ -482,22 +480,6 @@ fn open_writer(path: Option<&Path>, spec: &DecoderSpec, tags: Tags) -> Result<Au
     match path {
         Some(path) => AudioWriter::create(path, spec.sample_rate_hz, spec.channels, &options),
         None => AudioWriter::stream(Box::new(std::io::stdout()), spec.sample_rate_hz, spec.channels, &options),
-    }
-}
-
-/// SHA-256 of a file, in hexadecimal.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn sha256_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut hash = Sha256::new();
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut piece).map_err(|e| Error::io(path, e))? {
-            0 => return Ok(format!("{:x}", hash.finalize())),
-            n => hash.update(&piece[..n]),
-        }
     }
 }
 

@@ -5,21 +5,17 @@
 mod folder;
 mod kind;
 
-use std::{
-    fs::{self, File},
-    io::Read,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use musaic_core::{
     Error,
+    files::{sha256_file, sha256_of},
     media::{
         Audio, Limits, Picture, PictureOptions, Selection, VideoOptions, read_audio, read_audio_as_reference,
         read_picture, read_video,
     },
     role::{EncoderSpec, Media, Modality},
 };
-use sha2::{Digest, Sha256};
 
 pub use self::kind::modality_of;
 use crate::failure::BadInput;
@@ -130,41 +126,13 @@ pub fn check(path: &Path, modality: Modality) -> anyhow::Result<()> {
 /// It cannot be read, or is a folder without a picture.
 pub fn sha256(path: &Path) -> anyhow::Result<String> {
     if !path.is_dir() {
-        return Ok(sha256_of_file(path)?);
+        return Ok(sha256_file(path)?);
     }
     let hashes = folder::pictures(path, &Limits::default())?
         .iter()
-        .map(|path| sha256_of_file(path))
+        .map(|path| sha256_file(path))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(sha256_of(&hashes.iter().map(String::as_bytes).collect::<Vec<_>>()))
-}
-
-/// sha256 of a file, in hexadecimal.
-pub(super) fn sha256_of_file(path: &Path) -> Result<String, Error> {
-    let wrap = |e| Error::io(path, e);
-    let mut file = File::open(path).map_err(wrap)?;
-    if !file.metadata().map_err(wrap)?.is_file() {
-        return Err(Error::format(path, "a file", "a device or pipe"));
-    }
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer).map_err(wrap)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-/// sha256 of pieces one after another, in hexadecimal.
-pub(super) fn sha256_of(pieces: &[&[u8]]) -> String {
-    let mut hasher = Sha256::new();
-    pieces.iter().for_each(|piece| hasher.update(piece));
-    hex(&hasher.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(sha256_of(hashes))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use candle_core::Device;
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::read_capped,
     role::{Decoder, DecoderSpec},
     weights::{Checkpoint, Layered, Source, Weights},
 };
@@ -14,7 +15,7 @@ use musaic_decoders::{
 };
 use serde_json::Value;
 
-use crate::listen::Ranker;
+use crate::listen::{self, Ranker};
 
 use super::{
     models::{Found, Place},
@@ -195,8 +196,7 @@ impl Store {
                     return Ok(None);
                 }
                 let path = folder.join("ranker.json");
-                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-                Ranker::parse(&path, &bytes).map(Some)
+                Ranker::parse(&path, &read_capped(&path, listen::MAX_BYTES)?).map(Some)
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use musaic_core::{Error, Result};
+use musaic_core::{
+    Error, Result,
+    files::{MAX_CONFIG, read_text},
+};
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate goes after the warm-up.
@@ -77,7 +80,7 @@ impl TrainConfig {
     /// # Errors
     /// The file cannot be read, a key is unknown, or a value is out of range.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = read_text(path, MAX_CONFIG)?;
         let config: Self = toml::from_str(&text).map_err(|e| Error::config(path, e.to_string()))?;
         config.validate(path)?;
         Ok(config)

@@ -10,6 +10,7 @@ use std::{
 use candle_core::{DType, Device, Result as TensorResult, Tensor, Var, bail};
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::{MAX_CONFIG, read_text},
     weights::{Checkpoint, Source, Weights},
 };
 use musaic_decoders::{musicgen::LmConfig, t5::T5Config};
@@ -35,7 +36,7 @@ impl ModelConfig {
     /// # Errors
     /// The file cannot be read, or holds values that are out of range or not implemented.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = read_text(path, MAX_CONFIG)?;
         let config: Self = serde_json::from_str(&text).map_err(|e| Error::config(path, format!("MusicGen: {e}")))?;
         if config.model_type != "musicgen" {
             return Err(Error::config(path, format!("model_type `{}`, expected `musicgen`", config.model_type)));

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read,
     path::{Component, Path, PathBuf},
 };
 
@@ -12,7 +11,10 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::Values;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    files::{read_capped, read_json},
+};
 
 /// Largest `case.json` and other JSON file that is read.
 const MAX_JSON: u64 = 64 << 20;
@@ -72,9 +74,10 @@ impl Case {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join("case.json");
-        let broken = |e: serde_json::Error| Error::format(&path, "the description of a parity case", e.to_string());
-        let value: serde_json::Value = serde_json::from_slice(&read_capped(&path, MAX_JSON)?).map_err(broken)?;
-        let description: Description = serde_json::from_value(value.clone()).map_err(broken)?;
+        let expected = "the description of a parity case";
+        let value: serde_json::Value = read_json(&path, MAX_JSON, expected)?;
+        let description: Description =
+            serde_json::from_value(value.clone()).map_err(|e| Error::format(&path, expected, e.to_string()))?;
         let mut outputs = BTreeMap::new();
         for (name, output) in description.outputs {
             let tolerance = Tolerance { rtol: output.rtol, atol: output.atol };
@@ -249,7 +252,7 @@ impl Case {
     /// The path is refused, or the file is too large or no JSON.
     pub fn json(&self, named: &str) -> Result<serde_json::Value> {
         let path = self.path(named)?;
-        serde_json::from_slice(&read_capped(&path, MAX_JSON)?).map_err(|e| Error::format(&path, "JSON", e.to_string()))
+        read_json(&path, MAX_JSON, "JSON")
     }
 }
 
@@ -284,20 +287,6 @@ fn excuses(note: &str, name: &str) -> bool {
     note.match_indices(name).any(|(at, _)| {
         is_end(&note[at + name.len()..]) && (note[..at].ends_with("no ") || says("not compared") || says("not stored"))
     })
-}
-
-fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>> {
-    let wrap = |e| Error::io(path, e);
-    let file = fs::File::open(path).map_err(wrap)?;
-    let meta = file.metadata().map_err(wrap)?;
-    // Not a pipe or a device: those would never end, or block.
-    if !meta.is_file() || meta.len() > cap {
-        let found = if meta.is_file() { format!("{} bytes", meta.len()) } else { "no plain file".into() };
-        return Err(Error::format(path, format!("a file of at most {cap} bytes"), found));
-    }
-    let mut bytes = Vec::new();
-    file.take(cap).read_to_end(&mut bytes).map_err(wrap)?;
-    Ok(bytes)
 }
 
 fn read_tensors(path: &Path) -> Result<BTreeMap<String, Values>> {

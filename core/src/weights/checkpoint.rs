@@ -205,8 +205,7 @@ impl Checkpoint {
                 at += piece.len() as u64;
             }
         }
-        let hex = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.sha256.get_or_init(|| hex))
+        Ok(self.sha256.get_or_init(|| format!("{:x}", hasher.finalize())))
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use musaic_core::{Error, Result, role::Sampling};
+use musaic_core::{
+    Error, Result,
+    files::{MAX_CONFIG, read_config, read_json},
+    role::Sampling,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -172,10 +176,7 @@ impl MusicgenConfig {
     /// # Errors
     /// The file cannot be read, or holds values that are out of range or not implemented; all of them are listed.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        let value =
-            serde_json::from_str(&text).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))?;
-        Self::from_json(path, &value)
+        Self::from_json(path, &read_config(path)?)
     }
 
     /// Reads the content of a `config.json`; `path` is used in messages only.
@@ -259,8 +260,7 @@ impl GenerationConfig {
         if !path.is_file() {
             return Ok(Self::default());
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-        serde_json::from_str(&text).map_err(|e| Error::format(path, "a JSON generation configuration", e.to_string()))
+        read_json(path, MAX_CONFIG, "a JSON generation configuration")
     }
 
     /// How the reference would pick tokens.

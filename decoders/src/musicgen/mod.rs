@@ -35,6 +35,7 @@ use std::path::Path;
 use candle_core::{D, DType, Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::read_config,
     nn::Linear,
     probe::Probe,
     role::DecoderSpec,
@@ -289,9 +290,7 @@ impl Musicgen {
 }
 
 fn chroma_config(path: &Path) -> Result<ChromaConfig> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let json = serde_json::from_str(&text).map_err(|e| Error::format(path, "a JSON configuration", e.to_string()))?;
-    ChromaConfig::from_json(path, &json)
+    ChromaConfig::from_json(path, &read_config(path)?)
 }
 
 /// The two halves of guided logits `[2 * rows, columns, vocab]` become `[rows, columns, vocab]`.

@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result,
+    files::{MAX_CONFIG, read_capped, read_json},
     sentencepiece::{ModelType, SentencePieceModel},
 };
 use serde::Deserialize;
@@ -16,6 +17,8 @@ use tokenizers::{
     processors::template::TemplateProcessing,
 };
 
+/// Largest description that is read.
+const MAX_BYTES: u64 = 256 << 20;
 const PAD: &str = "<pad>";
 const END: &str = "</s>";
 /// Sentinel tokens of T5 where `tokenizer_config.json` does not say.
@@ -66,8 +69,7 @@ impl T5Tokenizer {
     /// # Errors
     /// The file cannot be read or is damaged.
     pub fn from_json(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::from_json_bytes(path, &bytes)
+        Self::from_json_bytes(path, &read_capped(path, MAX_BYTES)?)
     }
 
     /// As [`T5Tokenizer::from_json`], from memory; `path` is its name in messages.
@@ -93,11 +95,9 @@ impl T5Tokenizer {
             let found = format!("model type {:?}", model.model_type);
             return Err(Error::format(path, "a SentencePiece unigram model", found));
         }
-        let extra_ids = match std::fs::read(path.with_file_name("tokenizer_config.json")) {
-            Ok(bytes) => serde_json::from_slice::<TokenizerConfig>(&bytes).ok().and_then(|c| c.extra_ids),
-            Err(_) => None,
-        };
-        let extra_ids = extra_ids.unwrap_or(EXTRA_IDS).min(MAX_EXTRA_IDS);
+        let beside = path.with_file_name("tokenizer_config.json");
+        let config: Option<TokenizerConfig> = read_json(&beside, MAX_CONFIG, "the settings of a tokenizer").ok();
+        let extra_ids = config.and_then(|config| config.extra_ids).unwrap_or(EXTRA_IDS).min(MAX_EXTRA_IDS);
         let inner =
             build(model, extra_ids).map_err(|e| Error::format(path, "a SentencePiece model of T5", format!("{e}")))?;
         Self::new(inner, path)

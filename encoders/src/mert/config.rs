@@ -4,6 +4,7 @@ use std::path::Path;
 
 use musaic_core::{
     Result,
+    files::read_config,
     role::{EncoderSpec, Modality},
 };
 use serde::Deserialize;
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     Activation,
-    files::{Problems, parse, read_json},
+    files::{Problems, parse},
 };
 
 /// Norms of the convolutions in front.
@@ -88,7 +89,7 @@ impl MertConfig {
     /// # Errors
     /// The file is missing or broken, or asks for something that does not exist.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_json(path, &read_json(path)?)
+        Self::from_json(path, &read_config(path)?)
     }
 
     /// From what the file at `path` holds.

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use musaic_core::{Error, Result};
+use musaic_core::{Error, Result, files::read_config};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::files::{Problems, parse, read_json};
+use crate::files::{Problems, parse};
 
 /// Added to the variance.
 const EPS: f64 = 1e-7;
@@ -38,7 +38,7 @@ impl FeatureExtractor {
     /// # Errors
     /// The file is missing or broken, or asks for something that does not exist.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_json(path, &read_json(path)?)
+        Self::from_json(path, &read_config(path)?)
     }
 
     /// From what the file at `path` holds.

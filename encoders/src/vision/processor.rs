@@ -8,6 +8,7 @@ use std::path::Path;
 
 use musaic_core::{
     Error, Result,
+    files::read_config,
     media::{
         Picture,
         still::{Filter, crop, resize},
@@ -16,7 +17,7 @@ use musaic_core::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::files::{Problems, parse, read_json};
+use crate::files::{Problems, parse};
 
 /// Largest side a processor may ask for.
 const MAX_SIDE: usize = 1 << 13;
@@ -91,7 +92,7 @@ impl ImageProcessor {
     /// # Errors
     /// The file is missing or broken, or asks for something that does not exist.
     pub fn open_image(path: &Path) -> Result<Self> {
-        Self::image_from_json(path, &read_json(path)?)
+        Self::image_from_json(path, &read_config(path)?)
     }
 
     /// As [`ImageProcessor::open_image`], from what the file at `path` holds.
@@ -118,7 +119,7 @@ impl ImageProcessor {
     /// # Errors
     /// The file is missing or broken, or asks for something that does not exist.
     pub fn open_video(path: &Path) -> Result<Self> {
-        Self::video_from_json(path, &read_json(path)?)
+        Self::video_from_json(path, &read_config(path)?)
     }
 
     /// As [`ImageProcessor::open_video`], from what the file at `path` holds.

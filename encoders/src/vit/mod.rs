@@ -15,6 +15,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::read_config,
     nn::{Linear, tanh_of},
     probe::Probe,
     role::{AudioSpan, Encoder, EncoderSpec, Media, Modality},
@@ -25,7 +26,7 @@ use serde_json::Value;
 
 use crate::{
     Activation,
-    files::{Problems, parse, read_json},
+    files::{Problems, parse},
     vision::{Embeddings, ImageProcessor, Sizes, Stack},
 };
 
@@ -84,7 +85,7 @@ impl VitConfig {
     /// # Errors
     /// The file is missing or broken, or asks for something that does not exist.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_json(path, &read_json(path)?)
+        Self::from_json(path, &read_config(path)?)
     }
 
     /// From what the file at `path` holds.

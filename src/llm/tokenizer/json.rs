@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use musaic_core::{Error, Result};
+use musaic_core::{Error, Result, files::read_capped};
 use tokenizers::Tokenizer;
 
 /// Largest file that is read.
@@ -21,12 +21,7 @@ impl JsonTokenizer {
     /// The file cannot be read or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let broken = |e: tokenizers::Error| Error::format(path, "a tokenizer description", format!("{e}"));
-        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !meta.is_file() || meta.len() > MAX_BYTES {
-            return Err(Error::format(path, "a file of at most 256 MiB", format!("{} bytes", meta.len())));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(broken)?;
+        let mut inner = Tokenizer::from_bytes(read_capped(path, MAX_BYTES)?).map_err(broken)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(broken)?;
         Ok(Self { inner })

@@ -94,7 +94,7 @@ mod video {
     fn pictures(video: &Path, folder: &Path) {
         let options = VideoOptions { selection: Selection::Every, ..VideoOptions::default() };
         for (number, frame) in read_video(video, &options).unwrap().frames.into_iter().enumerate() {
-            let out = File::create(folder.join(format!("frame{number}.png"))).unwrap();
+            let out = fs::File::create(folder.join(format!("frame{number}.png"))).unwrap();
             let mut encoder = png::Encoder::new(out, frame.width as u32, frame.height as u32);
             encoder.set_color(png::ColorType::Rgb);
             encoder.write_header().unwrap().write_image_data(&frame.rgb).unwrap();

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{D, DType, Tensor};
-use musaic_core::testing::{Case, Values};
+use musaic_core::{
+    files::read_config,
+    testing::{Case, Values},
+};
 use musaic_decoders::encodec::{Encodec, EncodecConfig, Encoded};
 
 use crate::verify::{case::Context, recorder::Recorder};
@@ -31,7 +34,7 @@ pub fn run(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>) -> R
 
 fn open(context: &Context<'_>, folder: &Path) -> Result<Encodec> {
     let path = folder.join("config.json");
-    let json = serde_json::from_slice(&std::fs::read(&path).with_context(|| path.display().to_string())?)?;
+    let json = read_config(&path)?;
     let weights = context.weights(folder)?;
     let codec = Encodec::load(&EncodecConfig::from_json(&path, &json)?, &weights)?;
     weights.finish()?;

@@ -1,8 +1,8 @@
 //! `musicgen/melody`: chroma of the melody, states in front of the codes, logits, greedy pieces.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use musaic_core::testing::Case;
+use musaic_core::{files::read_config, testing::Case};
 use musaic_decoders::musicgen::{
     Conditioned,
     chroma::{ChromaConfig, ChromaExtractor, one_hot},
@@ -44,7 +44,7 @@ pub fn run(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>) -> R
 /// Chroma of the clips, by the folder's own extractor; always computed on the CPU in f32.
 fn chroma(case: &Case, context: &Context<'_>, recorder: &mut Recorder<'_>) -> Result<Tensor> {
     let path = context.model.join("preprocessor_config.json");
-    let json = serde_json::from_slice(&std::fs::read(&path).with_context(|| path.display().to_string())?)?;
+    let json = read_config(&path)?;
     let extractor = ChromaExtractor::new(&ChromaConfig::from_json(&path, &json)?)?;
     recorder.tensor("mid.chroma_filters", &extractor.filters()?)?;
     let clips = (0..)

@@ -20,6 +20,7 @@ use std::path::Path;
 use self::collect::Collector;
 use super::isolate::{self, Job, Sink};
 use super::{Audio, Limits};
+use crate::files::open_capped;
 use crate::{Error, Result};
 
 /// What a good file is, for messages.
@@ -69,30 +70,11 @@ fn read(path: &Path, limits: &Limits, reference: bool) -> Result<Audio> {
 
 /// Opens a file that may be decoded: a plain one, of bytes within the limits.
 pub(super) fn open(path: &Path, limits: &Limits, expected: &str) -> Result<File> {
-    let wrap = |source| Error::io(path, source);
-    // Looked at before it is opened: opening a pipe could wait for ever. Looked at again after: it may be another by then.
-    let mut file = None;
-    for _ in 0..2 {
-        let meta = match &file {
-            None => std::fs::metadata(path),
-            Some(file) => File::metadata(file),
-        };
-        let meta = meta.map_err(wrap)?;
-        if !meta.is_file() {
-            return Err(Error::format(path, expected, if meta.is_dir() { "a folder" } else { "a device or pipe" }));
-        }
-        if meta.len() == 0 {
-            return Err(Error::format(path, expected, "an empty file"));
-        }
-        if meta.len() > limits.file_bytes {
-            let most = format!("at most {} bytes", limits.file_bytes);
-            return Err(Error::format(path, most, format!("{} bytes", meta.len())));
-        }
-        if file.is_none() {
-            file = Some(File::open(path).map_err(wrap)?);
-        }
+    let file = open_capped(path, limits.file_bytes, expected)?;
+    match file.metadata().map_err(|e| Error::io(path, e))?.len() {
+        0 => Err(Error::format(path, expected, "an empty file")),
+        _ => Ok(file),
     }
-    file.ok_or_else(|| Error::format(path, expected, "nothing"))
 }
 
 /// Decodes a file into `sink`, in the process this is called in.

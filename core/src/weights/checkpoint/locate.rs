@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use super::super::bytes::broken;
-use crate::{Error, Result};
+use crate::{Error, Result, files::read_capped};
 
 /// Names of published files, best first; each may come as an index of shards instead.
 const STEMS: [(&str, &str); 5] = [
@@ -89,15 +89,12 @@ fn shown<S: AsRef<str>>(names: &[S]) -> String {
 }
 
 fn shards(index: &Path) -> Result<Place> {
-    let size = fs::metadata(index).map_err(|e| Error::io(index, e))?.len();
-    if size > MOST_INDEX {
-        return Err(broken(
-            index,
-            format!("the index has {size} bytes"),
-            "an index is at most 64 MB; this is another file",
-        ));
-    }
-    let text = fs::read(index).map_err(|e| Error::io(index, e))?;
+    let text = read_capped(index, MOST_INDEX).map_err(|error| match error {
+        Error::Format { found, .. } => {
+            broken(index, format!("the index has {found}"), "an index is at most 64 MB; this is another file")
+        }
+        other => other,
+    })?;
     let parsed: Index = serde_json::from_slice(&text).map_err(|e| {
         broken(index, format!("the index is damaged: {e}"), "it is JSON with a `weight_map`; download it again")
     })?;
