@@ -1,14 +1,15 @@
-//! Whole files: read within a bound, and hashed.
+//! Whole files: read within a bound, hashed, and written so that they are there complete or not at all.
 
 use std::{
     fs::{self, File, Metadata},
-    io::Read,
+    io::{self, Read, Write},
     path::Path,
 };
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
 
@@ -99,6 +100,48 @@ pub fn sha256_of<T: AsRef<[u8]>>(pieces: impl IntoIterator<Item = T>) -> String 
     format!("{:x}", hash.finalize())
 }
 
+/// The folder a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file in the making, beside its final place `target`; removed unless it is committed.
+///
+/// # Errors
+/// The folder cannot be written to.
+pub fn partial(target: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".musaic-").suffix(".part");
+    // As any new file; the process's mask takes away what it must.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder_of(target))
+}
+
+/// Gives a finished file its name, once its bytes are safe on the disk.
+///
+/// # Errors
+/// It cannot be synced or renamed, or there is one of that name that must not be overwritten.
+pub fn commit(partial: NamedTempFile, target: &Path, overwrite: bool) -> io::Result<()> {
+    partial.as_file().sync_all()?;
+    let named = if overwrite { partial.persist(target) } else { partial.persist_noclobber(target) };
+    named.map_err(|failed| failed.error)?;
+    // The name itself is safe once its folder is; a folder that cannot be synced is no failure.
+    let _ = File::open(folder_of(target)).and_then(|folder| folder.sync_all());
+    Ok(())
+}
+
+/// Writes a small file, over an old one if there is one.
+///
+/// # Errors
+/// It cannot be written; an old one is still there then.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let wrap = |source| Error::io(path, source);
+    let mut file = partial(path).map_err(wrap)?;
+    file.write_all(bytes).map_err(wrap)?;
+    commit(file, path, true).map_err(wrap)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +174,29 @@ mod tests {
         fs::write(&path, "hello").unwrap();
         assert_eq!(sha256_file(&path).unwrap(), hello);
         assert_eq!(sha256_of(["he", "llo"]), hello);
+    }
+
+    #[test]
+    fn written_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for text in ["old", "new"] {
+            write_atomic(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        // A folder in its place stays, and no partial file does.
+        let blocked = folder.path().join("b");
+        fs::create_dir_all(blocked.join("c")).unwrap();
+        assert!(write_atomic(&blocked, b"x").is_err());
+        assert!(commit(partial(&path).unwrap(), &path, false).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let plain = folder.path().join("plain");
+            fs::write(&plain, "x").unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&plain));
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use musaic_core::Error;
+use musaic_core::{Error, files::write_atomic};
 
 use crate::{
     failure::BadInput,
@@ -131,5 +131,5 @@ fn keep_lines(curve: &Path, step: u64) -> anyhow::Result<()> {
         .filter(|line| serde_json::from_str::<StepReport>(line).is_ok_and(|report| report.step <= step))
         .flat_map(|line| [line, "\n"])
         .collect();
-    Ok(fs::write(curve, kept).map_err(|e| Error::io(curve, e))?)
+    Ok(write_atomic(curve, kept.as_bytes())?)
 }

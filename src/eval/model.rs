@@ -8,6 +8,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::write_atomic,
     media::{AudioWriter, Limits, WriteOptions, read_audio, resample},
     role::{Cancel, Conditioning, DecodeOptions},
 };
@@ -206,7 +207,7 @@ fn keep(base: &Path, clip: &Clip) -> Result<()> {
     writer.finish()?;
     let ids: Vec<String> = clip.codes.iter().map(u32::to_string).collect();
     let path = base.with_extension("codes");
-    fs::write(&path, ids.join(" ")).map_err(|e| Error::io(&path, e))
+    write_atomic(&path, ids.join(" ").as_bytes())
 }
 
 #[cfg(test)]

@@ -156,16 +156,6 @@ impl OpenBlob {
     }
 }
 
-/// Writes a small file so that it is there whole or not at all.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("incomplete");
-    fs::write(&temporary, bytes).map_err(|e| Error::io(&temporary, e))?;
-    fs::rename(&temporary, path).map_err(|e| Error::io(path, e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

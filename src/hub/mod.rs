@@ -12,7 +12,7 @@ use std::{
 };
 
 use hf_hub::{HFClient, HFError, repository::RepoTreeEntry};
-use musaic_core::{Error, Result, role::Cancel};
+use musaic_core::{Error, Result, files::write_atomic, role::Cancel};
 
 use self::blob::{Blob, Hash};
 
@@ -94,7 +94,7 @@ impl Pull<'_> {
             }
             link(&snapshot.join(&file.path), &file.hash)?;
         }
-        blob::write_atomic(&model.join("refs/main"), commit.as_bytes())?;
+        write_atomic(&model.join("refs/main"), commit.as_bytes())?;
         Ok(snapshot)
     }
 

@@ -6,14 +6,14 @@
 
 mod features;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use musaic_adapters::knn::{Index, Layout, unit};
-use musaic_core::{Error, files::read_json};
+use musaic_core::{
+    Error,
+    files::{read_json, write_atomic},
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::features::{Features, read_features};
@@ -108,9 +108,7 @@ impl Library {
         self.index.write(&self.path)?;
         if let Some(contents) = &self.contents {
             let path = beside(&self.path);
-            let partial = path.with_extension("json.part");
-            fs::write(&partial, serde_json::to_vec_pretty(contents)?).map_err(|e| Error::io(&path, e))?;
-            fs::rename(&partial, &path).map_err(|e| Error::io(&path, e))?;
+            write_atomic(&path, &serde_json::to_vec_pretty(contents)?)?;
         }
         Ok(())
     }

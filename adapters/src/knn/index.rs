@@ -11,7 +11,7 @@ use faiss::{
     index::{IndexImpl, SearchResult},
     index_factory, read_index, write_index,
 };
-use musaic_core::{Error, Result};
+use musaic_core::{Error, Result, files};
 
 use super::{Hit, Layout, Metric};
 use crate::bridge::{Found, Neighbours};
@@ -118,12 +118,9 @@ impl Index {
     /// # Errors
     /// The folder cannot be written to.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let partial = tempfile::Builder::new().prefix(".knn").tempfile_in(folder).map_err(|e| Error::io(path, e))?;
+        let partial = files::partial(path).map_err(|e| Error::io(path, e))?;
         write_index(&self.inner, utf8(partial.path())?).map_err(|e| broken(path, e))?;
-        partial.as_file().sync_all().map_err(|e| Error::io(path, e))?;
-        partial.persist(path).map_err(|e| Error::io(path, e.error))?;
-        Ok(())
+        files::commit(partial, path, true).map_err(|e| Error::io(path, e))
     }
 }
 

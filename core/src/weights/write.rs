@@ -2,18 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
     io::{BufWriter, Write},
-    path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicUsize, Ordering},
+    path::Path,
 };
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use serde_json::json;
 
 use super::{Source, encoding, packed};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// How a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +75,12 @@ pub fn write_safetensors(
     // Wider types first, so that every tensor is aligned to its type.
     plan.sort_by(|a, b| b.stored.dtype().1.cmp(&a.stored.dtype().1).then_with(|| a.name.cmp(b.name)));
     let header = header(path, &plan, &table, metadata)?;
-    let part = Part::create(path)?;
+    if path.file_name().is_none() {
+        return Err(Error::format(path, "the name of a file", "a path without one"));
+    }
     let fail = |e| Error::io(path, e);
-    let mut out = BufWriter::with_capacity(1 << 20, &part.file);
+    let partial = files::partial(path).map_err(fail)?;
+    let mut out = BufWriter::with_capacity(1 << 20, partial.as_file());
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
     out.write_all(&header).map_err(fail)?;
     let mut size = 8 + header.len() as u64;
@@ -90,7 +90,7 @@ pub fn write_safetensors(
     }
     out.flush().map_err(fail)?;
     drop(out);
-    part.commit(path)?;
+    files::commit(partial, path, true).map_err(fail)?;
     Ok(size)
 }
 
@@ -180,42 +180,4 @@ fn write_tensor(path: &Path, source: &dyn Source, tensor: &Planned<'_>, out: &mu
     }
     let expected = format!("{} bytes for tensor `{}`", tensor.bytes, tensor.name);
     Err(Error::format(path, expected, format!("{} gave {written}", source.label())))
-}
-
-/// A file in the making, beside its final place; removed unless it is committed.
-struct Part {
-    path: PathBuf,
-    file: File,
-}
-
-impl Part {
-    fn create(target: &Path) -> Result<Self> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name =
-            target.file_name().ok_or_else(|| Error::format(target, "the name of a file", "a path without one"))?;
-        let unique = format!("{}.{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = target.with_file_name(format!(".{}.{unique}.part", name.to_string_lossy()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| Error::io(target, e))?;
-        Ok(Self { path, file })
-    }
-
-    /// Puts the finished file under its name, once its bytes are safe on the disk.
-    fn commit(self, target: &Path) -> Result<()> {
-        let fail = |e| Error::io(target, e);
-        self.file.sync_all().map_err(fail)?;
-        fs::rename(&self.path, target).map_err(fail)?;
-        let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        // Not every file system lets a folder be synced; the file itself is whole either way.
-        if let Ok(folder) = File::open(folder) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // After a commit there is nothing left under this name.
-        let _ = fs::remove_file(&self.path);
-    }
 }

@@ -1,10 +1,11 @@
 //! Where the bytes go: a temporary file that gets its name at the end, or a stream.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
+
+use crate::files;
 
 /// The receiver of encoded bytes.
 pub(in crate::media) enum Target {
@@ -17,13 +18,7 @@ pub(in crate::media) enum Target {
 impl Target {
     /// A temporary file in the folder of `path`.
     pub fn file(path: &Path) -> io::Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".musaic-").suffix(".part");
-        // As any new file; the process's mask takes away what it must.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        Ok(Self::File(BufWriter::with_capacity(1 << 16, builder.tempfile_in(folder)?)))
+        Ok(Self::File(BufWriter::with_capacity(1 << 16, files::partial(path)?)))
     }
 
     pub fn stream(out: Box<dyn Write + Send>) -> Self {
@@ -53,13 +48,7 @@ impl Target {
             Self::Stream(mut out) => out.flush(),
             Self::File(file) => {
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-                file.as_file().sync_all()?;
-                let named = if overwrite { file.persist(path) } else { file.persist_noclobber(path) };
-                named.map_err(|failed| failed.error)?;
-                // The name itself is safe once its folder is; a folder that cannot be synced is no failure.
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let _ = File::open(folder).and_then(|folder| folder.sync_all());
-                Ok(())
+                files::commit(file, path, overwrite)
             }
         }
     }
