@@ -81,65 +81,49 @@ pub trait Source: Send + Sync {
     }
 }
 
-impl<S: Source + ?Sized> Source for Box<S> {
-    fn label(&self) -> String {
-        (**self).label()
-    }
+/// What points to a source is one.
+macro_rules! source_behind {
+    ($($pointer:ident),*) => {
+        $(
+            impl<S: Source + ?Sized> Source for $pointer<S> {
+                fn label(&self) -> String {
+                    (**self).label()
+                }
 
-    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
-        (**self).tensors()
-    }
+                fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
+                    (**self).tensors()
+                }
 
-    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        (**self).read(name, sink)
-    }
+                fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+                    (**self).read(name, sink)
+                }
 
-    fn has(&self, name: &str) -> bool {
-        (**self).has(name)
-    }
+                fn has(&self, name: &str) -> bool {
+                    (**self).has(name)
+                }
 
-    fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
-        (**self).find(name, wanted)
-    }
+                fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
+                    (**self).find(name, wanted)
+                }
 
-    fn read_shaped(&self, name: &str, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        (**self).read_shaped(name, shape, sink)
-    }
+                fn read_shaped(
+                    &self,
+                    name: &str,
+                    shape: &[usize],
+                    sink: &mut dyn FnMut(&[f32]) -> Result<()>,
+                ) -> Result<()> {
+                    (**self).read_shaped(name, shape, sink)
+                }
 
-    fn has_values(&self) -> bool {
-        (**self).has_values()
-    }
+                fn has_values(&self) -> bool {
+                    (**self).has_values()
+                }
+            }
+        )*
+    };
 }
 
-impl<S: Source + ?Sized> Source for Arc<S> {
-    fn label(&self) -> String {
-        (**self).label()
-    }
-
-    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
-        (**self).tensors()
-    }
-
-    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        (**self).read(name, sink)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        (**self).has(name)
-    }
-
-    fn find(&self, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
-        (**self).find(name, wanted)
-    }
-
-    fn read_shaped(&self, name: &str, shape: &[usize], sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
-        (**self).read_shaped(name, shape, sink)
-    }
-
-    fn has_values(&self) -> bool {
-        (**self).has_values()
-    }
-}
+source_behind!(Box, Arc);
 
 struct Shared {
     source: Box<dyn Source>,
