@@ -34,6 +34,20 @@ impl Problems {
         self.expect((1..=max).contains(&value), || format!("{name} = {value}, expected 1 to {max}"));
     }
 
+    /// The sizes of a transformer: width, layers, heads, width inside the feed-forward layer.
+    pub(crate) fn transformer(&mut self, hidden: usize, layers: usize, heads: usize, inner: usize) {
+        self.size("hidden_size", hidden, 1 << 16);
+        self.size("num_hidden_layers", layers, 512);
+        self.size("num_attention_heads", heads, 512);
+        self.size("intermediate_size", inner, 1 << 18);
+        self.share(hidden, heads, "heads");
+    }
+
+    /// Columns that are shared equally by a number of something.
+    pub(crate) fn share(&mut self, width: usize, parts: usize, what: &str) {
+        self.expect(width.is_multiple_of(parts.max(1)), || format!("{parts} {what} do not share {width} columns"));
+    }
+
     /// Something that must hold.
     pub(crate) fn expect(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {

@@ -227,7 +227,7 @@ fn picture_encoder(format: WeightFormat, device: &Device) -> anyhow::Result<Row>
     let config = VitConfig::from_json(Path::new("vit"), &serde_json::from_str(VIT_CONFIG)?)?;
     let processor = ImageProcessor::image_from_json(Path::new("vit"), &json!({}))?;
     let model = Vit::new(&config, processor, &Weights::random(1, device, format))?;
-    let pixels = Tensor::randn(0f32, 1.0, (1, 3, config.image_size, config.image_size), &Device::Cpu)?;
+    let pixels = Tensor::randn(0f32, 1.0, (1, 3, config.vision.image_size, config.vision.image_size), &Device::Cpu)?;
     let seconds = best(|| model.forward(&pixels, &mut ()))?;
     Ok(row(format!("ViT base, one picture of 224 x 224, {format}"), seconds, "s"))
 }
@@ -236,7 +236,7 @@ fn video_encoder(format: WeightFormat, device: &Device) -> anyhow::Result<Row> {
     let config = VivitConfig::from_json(Path::new("vivit"), &serde_json::from_str(VIVIT_CONFIG)?)?;
     let processor = ImageProcessor::video_from_json(Path::new("vivit"), &json!({}))?;
     let model = Vivit::new(&config, processor, &Weights::random(1, device, format))?;
-    let shape = (1, config.num_frames, 3, config.image_size, config.image_size);
+    let shape = (1, config.num_frames, 3, config.vision.image_size, config.vision.image_size);
     let pixels = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?;
     let seconds = best_of(HEAVY_RUNS, || model.forward(&pixels, &mut ()))?;
     Ok(row(format!("ViViT base, {} pictures of 224 x 224, {format}", config.num_frames), seconds, "s"))

@@ -99,10 +99,8 @@ impl MertConfig {
     pub fn from_json(path: &Path, json: &Value) -> Result<Self> {
         let config: Self = parse(path, json)?;
         let mut problems = Problems::default();
-        problems.size("hidden_size", config.hidden_size, 1 << 16);
-        problems.size("num_hidden_layers", config.num_hidden_layers, 512);
-        problems.size("num_attention_heads", config.num_attention_heads, 512);
-        problems.size("intermediate_size", config.intermediate_size, 1 << 18);
+        let (heads, inner) = (config.num_attention_heads, config.intermediate_size);
+        problems.transformer(config.hidden_size, config.num_hidden_layers, heads, inner);
         problems.size("num_conv_pos_embeddings", config.num_conv_pos_embeddings, 1 << 12);
         problems.size("num_conv_pos_embedding_groups", config.num_conv_pos_embedding_groups, 1 << 12);
         let count = config.conv_dim.len();
@@ -118,11 +116,7 @@ impl MertConfig {
             problems.size(&format!("conv_kernel[{i}]"), *kernel, 256);
             problems.size(&format!("conv_stride[{i}]"), *stride, 256);
         }
-        let width = config.hidden_size;
-        for (what, parts) in [("heads", config.num_attention_heads), ("groups", config.num_conv_pos_embedding_groups)] {
-            problems
-                .expect(width.is_multiple_of(parts.max(1)), || format!("{parts} {what} do not share {width} columns"));
-        }
+        problems.share(config.hidden_size, config.num_conv_pos_embedding_groups, "groups");
         problems.expect(!(config.deepnorm && config.do_stable_layer_norm), || {
             "deepnorm with do_stable_layer_norm, expected at most one".into()
         });

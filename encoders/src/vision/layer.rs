@@ -6,7 +6,7 @@ use musaic_core::{
     weights::Weights,
 };
 
-use super::Sizes;
+use super::VisionConfig;
 use crate::{Activation, files::stacked_qkv};
 
 #[derive(Debug, Clone)]
@@ -22,18 +22,18 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub(super) fn load(sizes: &Sizes, weights: &Weights) -> musaic_core::Result<Self> {
-        let &Sizes { width, inner, eps, .. } = sizes;
+    pub(super) fn load(config: &VisionConfig, eps: f64, weights: &Weights) -> musaic_core::Result<Self> {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
         let names = ["query", "key", "value"];
         Ok(Self {
             layernorm_before: LayerNorm::load(width, eps, &weights.pp("layernorm_before"))?,
-            qkv: stacked_qkv(width, sizes.qkv_bias, names, &weights.pp("attention.attention"))?,
+            qkv: stacked_qkv(width, config.qkv_bias, names, &weights.pp("attention.attention"))?,
             output: Linear::load(width, width, true, &weights.pp("attention.output.dense"))?,
             layernorm_after: LayerNorm::load(width, eps, &weights.pp("layernorm_after"))?,
             intermediate: Linear::load(width, inner, true, &weights.pp("intermediate.dense"))?,
             feed_forward_output: Linear::load(inner, width, true, &weights.pp("output.dense"))?,
-            heads: sizes.heads,
-            activation: sizes.activation,
+            heads: config.num_attention_heads,
+            activation: config.hidden_act,
         })
     }
 

@@ -3,6 +3,7 @@
 //! Names below a model's prefix: `embeddings.{cls_token, position_embeddings, patch_embeddings.projection}`,
 //! `encoder.layer.N.*`, `layernorm`.
 
+mod config;
 mod layer;
 mod processor;
 
@@ -15,20 +16,7 @@ use musaic_core::{
 };
 
 use self::layer::Layer;
-pub use self::processor::ImageProcessor;
-use crate::Activation;
-
-/// Sizes of the transformer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes {
-    pub width: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub inner: usize,
-    pub activation: Activation,
-    pub eps: f64,
-    pub qkv_bias: bool,
-}
+pub use self::{config::VisionConfig, processor::ImageProcessor};
 
 /// Patches to tokens: a linear layer, the class token in front, a learned position each.
 #[derive(Debug, Clone)]
@@ -72,11 +60,13 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    pub(crate) fn load(sizes: &Sizes, weights: &Weights) -> Result<Self> {
-        let layers = weights.pp("encoder.layer");
+    /// `eps` is added to the variance in the norms.
+    pub(crate) fn load(config: &VisionConfig, eps: f64, weights: &Weights) -> Result<Self> {
+        let layers =
+            (0..config.num_hidden_layers).map(|i| Layer::load(config, eps, &weights.pp("encoder.layer").pp(i)));
         Ok(Self {
-            layers: (0..sizes.layers).map(|i| Layer::load(sizes, &layers.pp(i))).collect::<Result<_>>()?,
-            layernorm: LayerNorm::load(sizes.width, sizes.eps, &weights.pp("layernorm"))?,
+            layers: layers.collect::<Result<_>>()?,
+            layernorm: LayerNorm::load(config.hidden_size, eps, &weights.pp("layernorm"))?,
         })
     }
 

@@ -25,37 +25,21 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Activation,
     files::{Problems, parse},
-    vision::{Embeddings, ImageProcessor, Sizes, Stack},
+    vision::{Embeddings, ImageProcessor, Stack, VisionConfig},
 };
 
 /// What the published `config.json` says. Unknown keys are training settings.
 #[derive(Debug, Clone, Deserialize)]
 pub struct VitConfig {
-    /// Width of the states.
-    pub hidden_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Heads of attention.
-    pub num_attention_heads: usize,
-    /// Width inside the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Activation of the feed-forward layer.
-    pub hidden_act: Activation,
+    /// The transformer and the pictures it looks at.
+    #[serde(flatten)]
+    pub vision: VisionConfig,
     /// Added to the variance in the norms.
     #[serde(default = "epsilon")]
     pub layer_norm_eps: f64,
-    /// Side of the picture, in pixels.
-    pub image_size: usize,
     /// Side of a patch, in pixels.
     pub patch_size: usize,
-    /// Channels of the picture.
-    #[serde(default = "three")]
-    pub num_channels: usize,
-    /// Whether query, key and value have a bias.
-    #[serde(default = "yes")]
-    pub qkv_bias: bool,
     /// Width of the pooler, if it is not that of the states.
     pub pooler_output_size: Option<usize>,
     /// Activation of the pooler.
@@ -65,14 +49,6 @@ pub struct VitConfig {
 
 fn epsilon() -> f64 {
     1e-12
-}
-
-fn three() -> usize {
-    3
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn tanh() -> String {
@@ -95,15 +71,8 @@ impl VitConfig {
     pub fn from_json(path: &Path, json: &Value) -> Result<Self> {
         let config: Self = parse(path, json)?;
         let mut problems = Problems::default();
-        problems.size("hidden_size", config.hidden_size, 1 << 16);
-        problems.size("num_hidden_layers", config.num_hidden_layers, 512);
-        problems.size("num_attention_heads", config.num_attention_heads, 512);
-        problems.size("intermediate_size", config.intermediate_size, 1 << 18);
-        problems.size("image_size", config.image_size, 1 << 13);
-        problems.size("patch_size", config.patch_size, config.image_size);
-        let (width, heads) = (config.hidden_size, config.num_attention_heads);
-        problems.expect(width.is_multiple_of(heads.max(1)), || format!("{heads} heads do not share {width} columns"));
-        problems.expect(config.num_channels == 3, || format!("num_channels = {}, expected 3", config.num_channels));
+        config.vision.check(&mut problems);
+        problems.size("patch_size", config.patch_size, config.vision.image_size);
         let pooler = &config.pooler_act;
         problems.expect(pooler == "tanh", || format!("pooler_act `{pooler}`, expected tanh"));
         problems.finish(path)?;
@@ -112,7 +81,7 @@ impl VitConfig {
 
     /// Patches on a side of the picture.
     fn grid(&self) -> usize {
-        self.image_size / self.patch_size
+        self.vision.image_size / self.patch_size
     }
 
     /// What a model of this configuration is, before it is built.
@@ -121,7 +90,7 @@ impl VitConfig {
             name: "vit",
             modality: Modality::Image,
             positions: 1 + self.grid() * self.grid(),
-            dim: self.hidden_size,
+            dim: self.vision.hidden_size,
             frames: None,
         }
     }
@@ -168,26 +137,18 @@ impl Vit {
         // Checkpoints with a classification head have the model one level down.
         let at = if weights.has("vit.embeddings.cls_token") { weights.pp("vit") } else { weights.clone() };
         weights.ignore_under("classifier", "the head of another task");
-        let sizes = Sizes {
-            width: config.hidden_size,
-            layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
-            inner: config.intermediate_size,
-            activation: config.hidden_act,
-            eps: config.layer_norm_eps,
-            qkv_bias: config.qkv_bias,
-        };
-        let patch = [config.num_channels, config.patch_size, config.patch_size];
+        let width = config.vision.hidden_size;
+        let patch = [config.vision.num_channels, config.patch_size, config.patch_size];
         let spec = config.spec();
         let embeddings = at.pp("embeddings");
         embeddings.ignore("mask_token", "only for training by reconstruction");
         let dense = at.pp("pooler.dense");
         Ok(Self {
-            embeddings: Embeddings::load(sizes.width, &patch, spec.positions - 1, &embeddings)?,
-            stack: Stack::load(&sizes, &at)?,
+            embeddings: Embeddings::load(width, &patch, spec.positions - 1, &embeddings)?,
+            stack: Stack::load(&config.vision, config.layer_norm_eps, &at)?,
             pooler: if dense.has("weight") {
-                let width = config.pooler_output_size.unwrap_or(sizes.width);
-                Some(Linear::load(sizes.width, width, true, &dense)?)
+                let width = config.pooler_output_size.unwrap_or(width);
+                Some(Linear::load(width, width, true, &dense)?)
             } else {
                 None
             },
@@ -213,7 +174,8 @@ impl Vit {
     /// # Errors
     /// The shape differs.
     pub fn forward(&self, pixel_values: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
-        let VitConfig { image_size: side, patch_size: patch, num_channels: channels, .. } = self.config;
+        let VisionConfig { image_size: side, num_channels: channels, .. } = self.config.vision;
+        let patch = self.config.patch_size;
         let shape = pixel_values.dims();
         if shape.len() != 4 || shape[1..] != [channels, side, side] {
             let expected = format!("[batch, {channels}, {side}, {side}]");

@@ -24,51 +24,27 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Activation,
     files::{Problems, parse},
-    vision::{Embeddings, ImageProcessor, Sizes, Stack},
+    vision::{Embeddings, ImageProcessor, Stack, VisionConfig},
 };
 
 /// What the published `config.json` says. Unknown keys are training settings.
 #[derive(Debug, Clone, Deserialize)]
 pub struct VivitConfig {
-    /// Width of the states.
-    pub hidden_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Heads of attention.
-    pub num_attention_heads: usize,
-    /// Width inside the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Activation of the feed-forward layer.
-    pub hidden_act: Activation,
+    /// The transformer and the pictures it looks at.
+    #[serde(flatten)]
+    pub vision: VisionConfig,
     /// Added to the variance in the norms.
     #[serde(default = "epsilon")]
     pub layer_norm_eps: f64,
-    /// Side of a picture, in pixels.
-    pub image_size: usize,
     /// Pictures of a window.
     pub num_frames: usize,
     /// Pictures, rows and columns of a tubelet.
     pub tubelet_size: [usize; 3],
-    /// Channels of a picture.
-    #[serde(default = "three")]
-    pub num_channels: usize,
-    /// Whether query, key and value have a bias.
-    #[serde(default = "yes")]
-    pub qkv_bias: bool,
 }
 
 fn epsilon() -> f64 {
     1e-6
-}
-
-fn three() -> usize {
-    3
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl VivitConfig {
@@ -87,19 +63,12 @@ impl VivitConfig {
     pub fn from_json(path: &Path, json: &Value) -> Result<Self> {
         let config: Self = parse(path, json)?;
         let mut problems = Problems::default();
-        problems.size("hidden_size", config.hidden_size, 1 << 16);
-        problems.size("num_hidden_layers", config.num_hidden_layers, 512);
-        problems.size("num_attention_heads", config.num_attention_heads, 512);
-        problems.size("intermediate_size", config.intermediate_size, 1 << 18);
-        problems.size("image_size", config.image_size, 1 << 13);
+        config.vision.check(&mut problems);
         problems.size("num_frames", config.num_frames, 1 << 12);
         let [frames, rows, columns] = config.tubelet_size;
         problems.size("tubelet_size[0]", frames, config.num_frames);
-        problems.size("tubelet_size[1]", rows, config.image_size);
-        problems.size("tubelet_size[2]", columns, config.image_size);
-        let (width, heads) = (config.hidden_size, config.num_attention_heads);
-        problems.expect(width.is_multiple_of(heads.max(1)), || format!("{heads} heads do not share {width} columns"));
-        problems.expect(config.num_channels == 3, || format!("num_channels = {}, expected 3", config.num_channels));
+        problems.size("tubelet_size[1]", rows, config.vision.image_size);
+        problems.size("tubelet_size[2]", columns, config.vision.image_size);
         problems.finish(path)?;
         Ok(config)
     }
@@ -107,7 +76,7 @@ impl VivitConfig {
     /// Tubelets in time, down and across.
     fn grid(&self) -> [usize; 3] {
         let [frames, rows, columns] = self.tubelet_size;
-        [self.num_frames / frames, self.image_size / rows, self.image_size / columns]
+        [self.num_frames / frames, self.vision.image_size / rows, self.vision.image_size / columns]
     }
 
     /// What a model of this configuration is, before it is built.
@@ -116,7 +85,7 @@ impl VivitConfig {
             name: "vivit",
             modality: Modality::Video,
             positions: 1 + self.grid().iter().product::<usize>(),
-            dim: self.hidden_size,
+            dim: self.vision.hidden_size,
             frames: Some(self.num_frames),
         }
     }
@@ -162,21 +131,13 @@ impl Vivit {
         let at = if weights.has("vivit.embeddings.cls_token") { weights.pp("vivit") } else { weights.clone() };
         weights.ignore_under("classifier", "the head of another task");
         at.ignore_under("pooler", "features are the last hidden state");
-        let sizes = Sizes {
-            width: config.hidden_size,
-            layers: config.num_hidden_layers,
-            heads: config.num_attention_heads,
-            inner: config.intermediate_size,
-            activation: config.hidden_act,
-            eps: config.layer_norm_eps,
-            qkv_bias: config.qkv_bias,
-        };
         let [frames, rows, columns] = config.tubelet_size;
-        let patch = [config.num_channels, frames, rows, columns];
+        let width = config.vision.hidden_size;
+        let patch = [config.vision.num_channels, frames, rows, columns];
         let spec = config.spec();
         Ok(Self {
-            embeddings: Embeddings::load(sizes.width, &patch, spec.positions - 1, &at.pp("embeddings"))?,
-            stack: Stack::load(&sizes, &at)?,
+            embeddings: Embeddings::load(width, &patch, spec.positions - 1, &at.pp("embeddings"))?,
+            stack: Stack::load(&config.vision, config.layer_norm_eps, &at)?,
             processor,
             spec,
             config: config.clone(),
@@ -199,7 +160,8 @@ impl Vivit {
     /// # Errors
     /// The shape differs.
     pub fn forward(&self, pixel_values: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
-        let VivitConfig { image_size: side, num_frames, num_channels: channels, .. } = self.config;
+        let VisionConfig { image_size: side, num_channels: channels, .. } = self.config.vision;
+        let num_frames = self.config.num_frames;
         let shape = pixel_values.dims();
         if shape.len() != 5 || shape[1..] != [num_frames, channels, side, side] {
             let expected = format!("[batch, {num_frames}, {channels}, {side}, {side}]");
