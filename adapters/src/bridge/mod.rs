@@ -16,7 +16,7 @@
 
 mod neighbours;
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 use musaic_core::{
     Error,
     nn::{Linear, Matrix, RmsNorm, silu_gated},
@@ -220,15 +220,6 @@ impl Adapter for Bridge {
     fn adapt(&self, features: &Tensor) -> musaic_core::Result<Tensor> {
         self.forward(features, &mut ())
     }
-}
-
-/// Hidden states `[batch, layers, time, width]` of a clip to the features of a music bridge `[batch, layers, width]`.
-///
-/// # Errors
-/// The rank differs.
-pub fn mean_over_time(states: &Tensor) -> Result<Tensor> {
-    let (_, _, _, _) = states.dims4()?;
-    states.to_dtype(DType::F32)?.mean(2)
 }
 
 /// Vectors of the last dimension, brought to length 1.

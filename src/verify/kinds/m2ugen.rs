@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
-use musaic_adapters::bridge::{BridgeKind, mean_over_time};
+use musaic_adapters::bridge::BridgeKind;
 use musaic_core::{probe::Probe, testing::Case, weights::Weights};
 
 use crate::{
@@ -53,7 +53,8 @@ pub fn features(case: &Case, context: &Context<'_>, medium: &str, which: &str) -
     let stored = case.tensor(&name, context.device)?;
     let music = medium == "audio";
     let stored = if stored.rank() == if music { 3 } else { 2 } { stored.unsqueeze(0)? } else { stored };
-    Ok(if music { mean_over_time(&stored)? } else { stored })
+    // What the encoder itself sums up while it runs.
+    Ok(if music { stored.mean(2)? } else { stored })
 }
 
 /// A probe that records what the case stores, under the names of the reference.
