@@ -42,6 +42,9 @@ from text import batch_ids, disturb, read_captions
 
 # What a step does: the likelihood, a comparison of captions, or telling the time by the lower layers alone.
 MUSIC, COMPARE, TIME = "music", "compare", "time"
+# Share of a whole batch of positions that a step takes (those that tell the time are many, so half of one), and how often
+# each crop goes through the model (once a caption).
+SIZES = {MUSIC: (1.0, 1), COMPARE: (1.0, 2), TIME: (0.5, 1)}
 # Frames of a crop and what is done with it, in turn.
 STAGES = {
     "music": ((120, MUSIC), (495, MUSIC), (245, MUSIC)),
@@ -312,10 +315,10 @@ def main() -> None:
     while not budget.over:
         for group in slots:
             group["lr"] = group["base"] * budget.lr_scale()
-        # Every batch has the same number of positions; the longest crops make later positions known.
+        # Batches have the same number of positions whatever the crop; the longest crops make later positions known.
         frames, what = turns[step % len(turns)]
-        copies = 2 if what != MUSIC else 1  # steps that only tell the time are half as large: they are many
-        per = round(args.batch * args.steps_per_crop / (copies * args.workers * (frames + 5)))
+        (part, passes), columns = SIZES[what], frames + 5
+        per = round(part * args.batch * args.steps_per_crop / (passes * args.workers * columns))
         shares = []
         for _ in range(args.workers):
             codes, texts, times = train.take(per, frames)
@@ -330,7 +333,7 @@ def main() -> None:
         if torch.isfinite(norm) and torch.isfinite(other):
             list(workers.pool.map(lambda optimiser: optimiser.step(), optimisers))
         step += 1
-        positions += (2 if what == COMPARE else 1) * per * args.workers * (frames + 5)
+        positions += passes * per * args.workers * columns
         if step % 5 == 0:
             with torch.no_grad():
                 follow = min(args.average, step / (step + 50))
