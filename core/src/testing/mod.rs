@@ -7,11 +7,13 @@
 mod case;
 mod compare;
 mod find;
+mod frame;
 mod values;
 
 pub use self::{
     case::{Case, Tolerance},
     compare::{Comparison, Verdict, Worst, compare, compare_within},
     find::{find_cases, golden_roots},
+    frame::frame_number,
     values::{Data, Values},
 };

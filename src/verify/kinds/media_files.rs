@@ -10,7 +10,7 @@ use musaic_core::{
         Audio, Limits, Picture, PictureOptions, Selection, Video, VideoOptions, measure::relative_error_at_best_lag,
         read_audio_as_reference, read_picture, read_video,
     },
-    testing::{Case, Data},
+    testing::{Case, Data, frame_number},
 };
 use serde_json::{Map, Value, json};
 
@@ -118,7 +118,7 @@ fn frames(case: &Case, name: &str, facts: &Value, video: &Video<Picture>, record
         let difference = got.rgb.iter().zip(want).map(|(&got, want)| (f64::from(got) - want).abs()).sum::<f64>();
         (total, worst) = (total + difference / size as f64, worst.max(difference / size as f64));
         let shown = Picture { rgb: want.iter().map(|&x| x as u8).collect(), ..*got };
-        let fields = [("number", json!(number(got)), &json!(number(&shown)))];
+        let fields = [("number", json!(frame_number(got)), &json!(frame_number(&shown)))];
         recorder.entry(&format!("video/{name}[{index}]"), "our decoders", &fields);
     }
     // With half the colours and a size that is no multiple of them, single frames may be further off.
@@ -138,23 +138,6 @@ fn largest_difference(got: &[f64], want: &[f64]) -> f64 {
         true => got.iter().zip(want).fold(0.0, |most, (got, want)| (got - want).abs().max(most)),
         false => f64::NAN,
     }
-}
-
-/// The number written into a frame: eight blocks along the top quarter, black or white, the least significant on the left.
-fn number(picture: &Picture) -> usize {
-    let (width, height) = (picture.width / 8, picture.height / 4);
-    let bright = |block: usize| {
-        let (mut sum, mut count) = (0usize, 0);
-        for y in height / 4..height * 3 / 4 {
-            for x in block * width + width / 4..block * width + width * 3 / 4 {
-                let at = (y * picture.width + x) * 3;
-                sum += picture.rgb[at..at + 3].iter().map(|&x| usize::from(x)).sum::<usize>();
-                count += 3;
-            }
-        }
-        sum >= 128 * count
-    };
-    (0..8).map(|block| usize::from(bright(block)) << block).sum()
 }
 
 /// A broken file: an error that names it, or what can be decoded of it; never more than the reference's tools find.
@@ -186,7 +169,7 @@ fn broken(case: &Case, name: &str, facts: &Value, recorder: &mut Recorder<'_>) -
         let read = read_video(&file, &options());
         let good = match &read {
             Ok(video) => {
-                let right = video.frames.iter().enumerate().all(|(i, frame)| number(frame) == i % 256);
+                let right = video.frames.iter().enumerate().all(|(i, frame)| frame_number(frame) == i % 256);
                 theirs["decoded_frames"].is_null() || right
             }
             Err(error) => is_clear(error, name),

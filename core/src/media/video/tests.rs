@@ -5,30 +5,14 @@ use std::path::PathBuf;
 use super::decode::decode_from;
 use super::*;
 use crate::media::tests::golden_folder;
+use crate::testing::frame_number;
 
 fn files() -> Option<PathBuf> {
     Some(golden_folder("media/files")?.join("files"))
 }
 
-/// The number of a frame, least significant block on the left, from the inner half of each block.
-fn number(picture: &Picture) -> usize {
-    let (width, height) = (picture.width / 8, picture.height / 4);
-    let bright = |block: usize| {
-        let (mut sum, mut count) = (0usize, 0);
-        for y in height / 4..height * 3 / 4 {
-            for x in block * width + width / 4..block * width + width * 3 / 4 {
-                let at = (y * picture.width + x) * 3;
-                sum += picture.rgb[at..at + 3].iter().map(|&x| usize::from(x)).sum::<usize>();
-                count += 3;
-            }
-        }
-        sum >= 128 * count
-    };
-    (0..8).map(|block| usize::from(bright(block)) << block).sum()
-}
-
 fn numbers(video: &Video<Picture>) -> Vec<Vec<usize>> {
-    video.windows().map(|window| window.into_iter().map(number).collect()).collect()
+    video.windows().map(|window| window.into_iter().map(frame_number).collect()).collect()
 }
 
 const PLAIN: VideoOptions = VideoOptions {
@@ -121,7 +105,7 @@ fn from_key_frames_as_from_the_first() {
         let (sought, counted) = (kept(0), kept(usize::MAX));
         assert_eq!(sought.facts, counted.facts, "{name}");
         assert!(sought.frames == counted.frames, "{name}");
-        assert_eq!(sought.frames.iter().map(number).collect::<Vec<_>>(), sought.facts.unwrap().numbers, "{name}");
+        assert_eq!(sought.frames.iter().map(frame_number).collect::<Vec<_>>(), sought.facts.unwrap().numbers, "{name}");
     }
 }
 
@@ -132,14 +116,14 @@ fn turned_as_the_file_says() {
     let upright = read_video(files.join("h264_rotated.mp4"), &VideoOptions { turn: true, ..PLAIN }).unwrap();
     assert_eq!((lying.facts.width, lying.facts.height), (64, 48));
     assert_eq!((upright.facts.width, upright.facts.height), (48, 64));
-    assert_eq!(number(&lying.frames[21]), 21);
-    assert_ne!(number(&upright.frames[21]), 21);
+    assert_eq!(frame_number(&lying.frames[21]), 21);
+    assert_ne!(frame_number(&upright.frames[21]), 21);
 }
 
 #[test]
 fn what_is_made_of_each_frame() {
     let Some(files) = files() else { return };
-    let video = read_video_with(files.join("h264_33.mp4"), &PLAIN, |picture| Ok(number(&picture))).unwrap();
+    let video = read_video_with(files.join("h264_33.mp4"), &PLAIN, |picture| Ok(frame_number(&picture))).unwrap();
     assert_eq!(video.frames, (0..33).collect::<Vec<_>>());
     let refused = read_video_with(files.join("h264_33.mp4"), &PLAIN, |_| -> Result<()> { Err(Error::Cancelled) });
     assert!(matches!(refused, Err(Error::Cancelled)));
