@@ -61,10 +61,8 @@ fn track(folder: &Path, seconds: f64) -> PathBuf {
 
 /// A picture of another content than the one in the goldens.
 fn picture(folder: &Path) -> String {
-    let path = folder.join("other.png");
-    let pixels = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, 90]));
-    pixels.save(&path).unwrap();
-    path.display().to_string()
+    run(folder, &["spectrogram", &media("mp3_stereo.mp3"), "-o", "other.png"]);
+    folder.join("other.png").display().to_string()
 }
 
 #[test]

@@ -338,7 +338,8 @@ def main() -> None:
             with torch.no_grad():
                 follow = min(args.average, step / (step + 50))
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - follow)
-        if log.due():
+        # On a busy machine there may be no step that has a likelihood for a while.
+        if window and log.due():
             mean = torch.stack(window).mean(0)
             told = {k: [round(float(x), 3) for x in torch.stack(v).mean(0).view(-1)] for k, v in chosen.items() if v}
             curve.write(step=step, spent=round(budget.spent), positions=positions, lr=slots[0]["lr"],

@@ -145,10 +145,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return batch(&args, &config, path, layers.origin("generate.seconds") == Some(&Origin::Default));
     }
     let inputs = args.media()?;
-    if !inputs.is_empty() && layers.origin("generate.seconds") == Some(&Origin::Default) {
-        if let Some(seconds) = length_of(&inputs)? {
-            config.generate.seconds = seconds;
-        }
+    if layers.origin("generate.seconds") == Some(&Origin::Default)
+        && let Some(seconds) = length_of(&inputs)?
+    {
+        config.generate.seconds = seconds;
     }
     let job = job(&args, &config, inputs)?;
     let cancel = stop::on_interrupt();

@@ -30,6 +30,17 @@ pub struct Composer {
     need_bytes: f64,
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The words.
+    pub instruction: &'a str,
+    /// Root of every draw.
+    pub seed: u64,
+    /// Measure how much each input moved the answer.
+    pub explain: bool,
+}
+
 /// What the decoder is given, and what is told of it.
 #[derive(Debug, Clone)]
 pub struct Composition {
@@ -141,14 +152,13 @@ impl Composer {
     pub fn compose(
         &self,
         config: &RunConfig,
-        instruction: &str,
-        seed: u64,
-        explain: bool,
+        wish: &Wish<'_>,
         spec: &DecoderSpec,
         cancel: &Cancel,
         listener: &mut dyn Listener,
     ) -> anyhow::Result<Composition> {
         self.system.check_decoder(config, spec)?;
+        let &Wish { instruction, seed, explain } = wish;
         let heard = self.hear(&self.inputs, &mut self.encoders(false), seed, cancel, listener)?;
         let mind = self.load()?;
         let question = Question { heard: &heard, instruction, wants_music: true, seed, take: 0 };
@@ -195,5 +205,60 @@ impl Composer {
             fingerprint: self.system.fingerprint().to_owned(),
         };
         Ok(Composition { conditioning, reply, moved, record })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Layers,
+        pipeline::{
+            generate::{self, Job},
+            output::Output,
+            sink::Watch,
+        },
+    };
+
+    struct Unseen;
+
+    impl Watch for Unseen {
+        fn progress(&mut self, _: usize, _: usize) {}
+    }
+
+    #[test]
+    fn the_projector_alone_changes_the_codes() {
+        let mut layers = Layers::defaults().unwrap();
+        layers.flag("system.checkpoint", Some("debug"));
+        layers.flag("system.max_tokens", Some(8i64));
+        layers.flag("generate.seconds", Some(0.5));
+        let job = Job {
+            config: layers.finish().unwrap(),
+            prompt: "calm".into(),
+            seed: 3,
+            output: Output::Stdout,
+            normalize_lufs: None,
+            continue_from: None,
+            melody: None,
+            compose: Some(Vec::new()),
+            keep: None,
+            span: None,
+            explain: false,
+            stop_after_steps: None,
+        };
+        let stop = Cancel::default();
+        let plan = generate::plan(&job).unwrap();
+        let composition = plan.compose(&job, &stop, &mut ()).unwrap().unwrap();
+        let Conditioning::States(states) = composition.conditioning.clone() else { panic!("projected states") };
+        let mut session = plan.load().unwrap();
+        let mut play = |states| {
+            let conditioning = Conditioning::States(states);
+            session.set_composition(Some(Composition { conditioning, ..composition.clone() }));
+            session.sound(&job, 0, |_| {}, &stop, &mut Unseen).unwrap()
+        };
+        let first = play(states.clone());
+        assert_eq!(first, play(states.clone()));
+        // Everything else stays as it is: the words, the seed, the decoder.
+        assert_ne!(first, play((states * 1.5).unwrap()));
     }
 }

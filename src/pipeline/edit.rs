@@ -5,13 +5,14 @@ use std::{ops::Range, time::Instant};
 
 use musaic_core::{
     Error,
+    files::sha256_file,
     media::{Audio, AudioWriter, WriteOptions, measure::rms, resample},
     role::Cancel,
 };
 use serde::Serialize;
 
 use super::{
-    generate::{Job, Session, TakeReport, as_tensor, sha256_file, tags},
+    generate::{Job, Session, TakeReport, as_tensor, tags},
     output::Output,
     request::Span,
     sink::Watch,
@@ -187,9 +188,9 @@ fn join_at(track: &Audio, to_s: f64, tail_s: f64) -> Result<f64, Error> {
     let strongest = (0..rises.len()).max_by(|&a, &b| rises[a].total_cmp(&rises[b]));
     let frame_s = ONSET_HOP as f64 / f64::from(RATE_HZ);
     Ok(match strongest {
-        // A rise is seen two frames after it began.
+        // The spectra see an onset up to a window's half, 32 ms, before it is there.
         Some(frame) if rises[frame] > 1.0 => {
-            (near.start + (frame as f64 - 2.0) * frame_s).clamp(to_s - SEARCH_S, to_s + tail_s)
+            (near.start + frame as f64 * frame_s).clamp(to_s - SEARCH_S, to_s + tail_s)
         }
         _ => to_s,
     })

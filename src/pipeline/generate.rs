@@ -16,7 +16,7 @@ use musaic_core::{
 use serde::Serialize;
 
 use super::{
-    compose::{Composer, Composition, Listener},
+    compose::{Composer, Composition, Listener, Wish},
     models,
     openings::{self, OPENING_S},
     output::Output,
@@ -216,7 +216,8 @@ impl Plan {
     ) -> anyhow::Result<Option<Composition>> {
         let Some(composer) = &self.composer else { return Ok(None) };
         let spec = self.store.spec();
-        composer.compose(&job.config, &job.prompt, job.seed, job.explain, &spec, cancel, listener).map(Some)
+        let wish = Wish { instruction: &job.prompt, seed: job.seed, explain: job.explain };
+        composer.compose(&job.config, &wish, &spec, cancel, listener).map(Some)
     }
 
     /// Loads the model. The hashes that go into the files are computed meanwhile.

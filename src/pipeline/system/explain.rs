@@ -138,10 +138,10 @@ mod tests {
 
     #[test]
     fn divergence_is_what_it_is_called() {
-        let log = |rows: &[[f32; 2]]| Tensor::new(rows, &Device::Cpu).unwrap().log().unwrap();
-        let p = log(&[[0.5, 0.5], [0.9, 0.1]]);
+        let log = |rows: [[f32; 2]; 2]| Tensor::new(&rows, &Device::Cpu).unwrap().log().unwrap();
+        let p = log([[0.5, 0.5], [0.9, 0.1]]);
         assert!(divergence(&p, &p).unwrap() < 1e-7);
-        let q = log(&[[0.25, 0.75], [0.9, 0.1]]);
+        let q = log([[0.25, 0.75], [0.9, 0.1]]);
         let by_hand = (0.5f64 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln()) / 2.0;
         assert!((divergence(&p, &q).unwrap() - by_hand).abs() < 1e-6);
         let a = Tensor::new(&[3f32, 4.0], &Device::Cpu).unwrap();
