@@ -83,8 +83,16 @@ impl Block for [f16; 16] {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Q8 {
-    scale: f16,
+    pub(super) scale: f16,
     values: [[i8; 16]; 2],
+}
+
+impl Q8 {
+    /// The whole numbers.
+    #[inline(always)]
+    pub(super) fn bytes(&self) -> &[i8; 32] {
+        self.values.as_flattened().first_chunk().unwrap_or(&[0; 32])
+    }
 }
 
 impl Block for Q8 {
@@ -116,8 +124,8 @@ impl Block for Q8 {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Q4k {
-    scale: f16,
-    minimum: f16,
+    pub(super) scale: f16,
+    pub(super) minimum: f16,
     /// Eight scales and eight minima of six bits, packed.
     groups: [u8; 12],
     /// Byte `32 j + i`: value `i` of group `2 j` in the low half, of group `2 j + 1` in the high half.
@@ -127,13 +135,10 @@ pub(crate) struct Q4k {
 /// Scale of each group of 32, then the (negative) offset of each.
 type GroupScales = [f32; 16];
 
-impl Block for Q4k {
-    type Scales = GroupScales;
-    const STEPS: usize = 16;
-    const RUN: usize = 4;
-
+impl Q4k {
+    /// Six-bit scale of each group, a byte each, and its minimum.
     #[inline(always)]
-    fn scales<S: Simd>(&self, s: S) -> GroupScales {
+    pub(super) fn words(&self) -> (u64, u64) {
         let word = |i: usize| {
             u64::from(u32::from_le_bytes([self.groups[i], self.groups[i + 1], self.groups[i + 2], self.groups[i + 3]]))
         };
@@ -141,6 +146,24 @@ impl Block for Q4k {
         let top = |w: u64| (w >> 2) & 0x3030_3030;
         let scales = (a & 0x3f3f_3f3f) | (((c & 0x0f0f_0f0f) | top(a)) << 32);
         let minima = (b & 0x3f3f_3f3f) | ((((c >> 4) & 0x0f0f_0f0f) | top(b)) << 32);
+        (scales, minima)
+    }
+
+    /// The whole numbers of groups `2 pair` (low halves) and `2 pair + 1` (high halves).
+    #[inline(always)]
+    pub(super) fn pair(&self, pair: usize) -> &[u8; 32] {
+        self.values[2 * pair..].as_flattened().first_chunk().unwrap_or(&[0; 32])
+    }
+}
+
+impl Block for Q4k {
+    type Scales = GroupScales;
+    const STEPS: usize = 16;
+    const RUN: usize = 4;
+
+    #[inline(always)]
+    fn scales<S: Simd>(&self, s: S) -> GroupScales {
+        let (scales, minima) = self.words();
         let (scale, offset) = (s.splat_f16(self.scale), s.splat_f16(-self.minimum));
         let lane = s.load(&std::array::from_fn(|l| l as f32));
         let units = s.if_greater(s.splat(8.0), lane, scale, offset);

@@ -13,8 +13,9 @@ use crate::WeightFormat;
 
 /// A weight matrix `[rows, cols]` (`[out, in]`), held once.
 ///
-/// On the CPU it is packed in its [`WeightFormat`] and read in place by the kernels; arithmetic is f32, and an element of
-/// a product depends only on its row and column, not on the batch or the number of threads. Elsewhere, and where it was
+/// On the CPU it is packed in its [`WeightFormat`] and read in place by the kernels; arithmetic is f32, but with quantised weights
+/// activations are rounded to eight bits in groups of 32 and their products are exact. An element of a product depends only on its
+/// row and column, not on the batch or the number of threads. Elsewhere, and where it was
 /// made from a tensor, it is that tensor. Cheap to clone.
 #[derive(Clone)]
 pub struct Matrix {
@@ -115,10 +116,11 @@ impl Matrix {
         matches!(self.store, Store::Packed(_))
     }
 
-    /// `x [m, cols]` times the transposed matrix into `out [m, rows]`; only for a packed matrix.
+    /// `x [m, cols]` times the transposed matrix into `out [m, rows]`; only for a packed matrix. `x` is not rounded: this is for
+    /// what goes round from step to step.
     pub(super) fn product_into(&self, x: &[f32], out: &mut [f32]) {
         if let Store::Packed(packed) = &self.store {
-            packed.product(x, self.cols, None, out);
+            packed.product_f32(x, self.cols, None, out);
         }
     }
 

@@ -2,6 +2,7 @@ use candle_core::{D, Var};
 
 use super::*;
 use crate::nn::{
+    integer::Activations,
     pool::with_threads,
     testing::{assert_close, noise},
 };
@@ -28,12 +29,28 @@ fn products_agree_with_candle_in_every_format() {
             let bias = noise(&[rows], 5);
             for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 33] {
                 let xs = noise(&[m, cols], m as u64);
-                let plain = xs.matmul(&w.dense().unwrap().t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+                let plain = rounded(&xs, w.format())
+                    .matmul(&w.dense().unwrap().t().unwrap())
+                    .unwrap()
+                    .broadcast_add(&bias)
+                    .unwrap();
                 let ours = w.forward_bias(&xs, Some(&bias)).unwrap();
                 assert_close(&ours, &plain, 2e-6 * cols as f32);
             }
         }
     }
+}
+
+/// As products with weights of `format` see it.
+fn rounded(xs: &Tensor, format: WeightFormat) -> Tensor {
+    if !matches!(format, WeightFormat::Q8_0 | WeightFormat::Q4K) {
+        return xs.clone();
+    }
+    let (rows, cols) = xs.dims2().unwrap();
+    let values = xs.flatten_all().unwrap().to_vec1().unwrap();
+    let activations = Activations::new(&values, cols, cols / 32);
+    let values = (0..rows * cols / 32).flat_map(|at| activations.widened(at / (cols / 32), at % (cols / 32))).collect();
+    Tensor::from_vec(values, (rows, cols), &Device::Cpu).unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use super::{
     block::{Block, F32x16, Q4k, Q8},
-    pool,
+    integer, pool,
     product::{product, widen_row},
 };
 use crate::WeightFormat;
@@ -83,8 +83,18 @@ impl Packed {
         each!(self, blocks => size_of_val(blocks.as_slice()))
     }
 
-    /// `x [m, cols]` times the transposed matrix, plus `bias`, into `out [m, rows]`.
+    /// `x [m, cols]` times the transposed matrix, plus `bias`, into `out [m, rows]`. With quantised weights `x` is rounded to
+    /// eight bits as well ([`super::integer`]).
     pub(super) fn product(&self, x: &[f32], cols: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+        match self {
+            Self::Q8(blocks) => integer::product(x, cols, blocks, cols.div_ceil(width(blocks)), bias, out),
+            Self::Q4k(blocks) => integer::product(x, cols, blocks, cols.div_ceil(width(blocks)), bias, out),
+            _ => self.product_f32(x, cols, bias, out),
+        }
+    }
+
+    /// As [`Packed::product`], with `x` as it is.
+    pub(super) fn product_f32(&self, x: &[f32], cols: usize, bias: Option<&[f32]>, out: &mut [f32]) {
         each!(self, blocks => product(x, cols, blocks, cols.div_ceil(width(blocks)), bias, out));
     }
 

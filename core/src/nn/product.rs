@@ -67,15 +67,15 @@ impl Panels {
 
 /// Where results go: `out [m, n]`.
 #[derive(Clone, Copy)]
-struct Output<'a> {
-    values: &'a [AtomicU32],
-    width: usize,
-    bias: Option<&'a [f32]>,
+pub(super) struct Output<'a> {
+    pub(super) values: &'a [AtomicU32],
+    pub(super) width: usize,
+    pub(super) bias: Option<&'a [f32]>,
 }
 
 impl Output<'_> {
     #[inline(always)]
-    fn set(&self, row: usize, col: usize, dot: f32) {
+    pub(super) fn set(&self, row: usize, col: usize, dot: f32) {
         let value = self.bias.map_or(dot, |bias| dot + bias[col]);
         self.values[row * self.width + col].store(value.to_bits(), Ordering::Relaxed);
     }
