@@ -140,6 +140,8 @@ fn a_bad_index_is_refused() {
             &["index", "build", "empty", "-o", "new.index"],
             &["index", "build", "truncated", "-o", "new.index", "--layout", "tree"],
             &["index", "build", "truncated", "-o", "old.wav"],
+            &["index", "build", "broken", "-o", "new.index", "--audio", "first60"],
+            &["index", "build", "broken", "-o", "new.index", "--encoder", "missing"],
         ],
     );
 }

@@ -1,4 +1,5 @@
-//! `musaic encode` from files to a file: parity with the stored states, resuming, and what it refuses.
+//! `musaic encode` from files to a file: parity with the stored states, resuming, and what it refuses. `musaic index` of music
+//! that it encodes itself.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use std::{
@@ -17,10 +18,13 @@ fn golden(case: &str) -> PathBuf {
 }
 
 fn musaic(folder: &Path, args: &[&str], encoder: &str) -> Output {
+    run(folder, &[&["encode"], args, &["-o", "f.safetensors"]].concat(), encoder)
+}
+
+fn run(folder: &Path, args: &[&str], encoder: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_musaic"))
-        .arg("encode")
         .args(args)
-        .args(["-o", "f.safetensors", "--encoder"])
+        .arg("--encoder")
         .arg(golden(encoder).join("model"))
         .current_dir(folder)
         .env_clear()
@@ -97,14 +101,18 @@ fn a_stopped_run_goes_on() {
     assert_eq!(tail(&fs::read(path.join("f.safetensors")).unwrap()), tail(&bytes));
 }
 
+fn write_tone(path: &Path, step: f32) {
+    let mut writer = AudioWriter::create(path, 12_000, 2, &WriteOptions::default()).unwrap();
+    let tone: Vec<f32> = (0..12_000).map(|i| (i as f32 * step).sin() * 0.3).collect();
+    writer.write(&[&tone, &vec![0.1; 12_000]]).unwrap();
+    writer.finish().unwrap();
+}
+
 #[test]
 fn sounds_and_frames_are_encoded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let mut writer = AudioWriter::create(path.join("tone.wav"), 12_000, 2, &WriteOptions::default()).unwrap();
-    let tone: Vec<f32> = (0..12_000).map(|i| (i as f32 * 0.2).sin() * 0.3).collect();
-    writer.write(&[&tone, &vec![0.1; 12_000]]).unwrap();
-    writer.finish().unwrap();
+    write_tone(&path.join("tone.wav"), 0.2);
     let (report, tensors) = encoded(path, &["tone.wav"], "mert-layernorm-like");
     assert_eq!((&report["audio"], tensors["tone.wav"].dims()), (&"whole".into(), &[4, 48][..]));
     let (report, first) = encoded(path, &["tone.wav", "--force", "--reference"], "mert-layernorm-like");
@@ -138,4 +146,61 @@ fn videos_are_looked_at_in_windows() {
     let (said, drawn) = run(&["--reference"]);
     assert_eq!((said, off(&drawn, &run(&["--reference", "--seed", "0"]).1)), ("drawn:0".into(), 0.0));
     assert!((1..4).any(|seed| off(&drawn, &run(&["--reference", "--seed", &seed.to_string()]).1) > 0.0));
+}
+
+#[cfg(feature = "knn")]
+#[test]
+fn music_is_encoded_on_its_way_into_an_index() {
+    const MERT: &str = "mert-layernorm-like";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir_all(path.join("music/album")).unwrap();
+    fs::write(path.join("music/cover.jpg"), "no sound").unwrap();
+    write_tone(&path.join("music/low.wav"), 0.1);
+    fs::write(path.join("music/z.wav"), "broken").unwrap();
+    let build = ["index", "build", "music", "-o", "new.index"];
+    let stopped = run(path, &build, MERT);
+    let text = String::from_utf8(stopped.stderr).unwrap();
+    assert_eq!(stopped.status.code(), Some(2), "{text}");
+    assert!(text.contains("error: music/z.wav") && text.contains("goes on"), "{text}");
+    assert!(!path.join("new.index").exists() && path.join("new.index.parts").is_dir());
+
+    fs::remove_file(path.join("music/z.wav")).unwrap();
+    write_tone(&path.join("music/album/high.wav"), 0.6);
+    let succeeded = |args: &[&str]| {
+        let output = run(path, args, MERT);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    succeeded(&build);
+    assert!(path.join("new.index").is_file() && !path.join("new.index.parts").exists());
+    // As from features.
+    let files = ["music/album/high.wav", "music/low.wav"];
+    encoded(path, &files, MERT);
+    let plain = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_musaic"));
+        assert!(command.args(args).current_dir(path).output().unwrap().status.success());
+    };
+    plain(&["index", "build", "f.safetensors", "-o", "old.index"]);
+    assert_eq!(fs::read(path.join("new.index")).unwrap(), fs::read(path.join("old.index")).unwrap());
+    assert_eq!(fs::read(path.join("new.index.json")).unwrap(), fs::read(path.join("old.index.json")).unwrap());
+
+    // More of it, and pieces from elsewhere to search by.
+    write_tone(&path.join("mid.wav"), 0.3);
+    succeeded(&["index", "add", "new.index", "mid.wav"]);
+    fs::rename(path.join("music/low.wav"), path.join("low-copy.wav")).unwrap();
+    let search = ["index", "search", "new.index", "--like", "low-copy.wav", "--json"];
+    let found: Value = serde_json::from_str(&succeeded(&search)).unwrap();
+    assert_eq!((found.as_array().unwrap().len(), &found[0]["piece"]), (3, &"music/low.wav".into()));
+    assert!(found[0]["similarity"].as_f64().unwrap() > 0.9999);
+    let search = ["index", "search", "new.index", "--like", "music/low.wav", "--not", "mid.wav", "--json"];
+    let found: Value = serde_json::from_str(&succeeded(&search)).unwrap();
+    assert_eq!(found[0]["piece"], "music/album/high.wav");
+
+    // Pictures are no music, and another encoder's features mean other things.
+    let refused = |args: &[&str], encoder| String::from_utf8(run(path, args, encoder).stderr).unwrap();
+    let text = refused(&["index", "add", "new.index", "music"], "vit-tiny");
+    assert!(text.contains("error: encoder: vit, expected an encoder of sound"), "{text}");
+    let text = refused(&["index", "build", "music/album/none", "-o", "b.index"], MERT);
+    assert!(text.contains("music/album/none"), "{text}");
 }

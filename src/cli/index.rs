@@ -7,12 +7,13 @@ use std::{
 
 use clap::Subcommand;
 use musaic_adapters::knn::Layout;
-use musaic_core::Result;
+use musaic_core::{DeviceChoice, Error, Result, WeightFormat, role::AudioSpan};
 use serde::Serialize;
 
+use super::{progress::FileProgress, stop};
 use crate::{
     failure::BadInput,
-    library::{Contents, Features, Library, read_all},
+    library::{Contents, Encoding, Features, Library, music_in, read_all},
 };
 
 /// Arguments of `musaic index`.
@@ -24,9 +25,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Make an index (FAISS) from features that `musaic encode` wrote
+    /// Make an index (FAISS) of music, or of features that `musaic encode` wrote
     Build(Build),
-    /// Add more features to an index
+    /// Add more to an index
     Add(Add),
     /// Find the pieces most like others, and less like others
     Search(Search),
@@ -36,34 +37,87 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Build {
-    /// Features, as `musaic encode` writes them
-    #[arg(required = true, value_name = "SAFETENSORS")]
-    features: Vec<PathBuf>,
+    /// With --encoder music files, or folders of them; otherwise features, as `musaic encode` writes them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Index file to write; the names of the pieces go to a .json beside it
     #[arg(short, long, value_name = "INDEX")]
     output: PathBuf,
     /// flat (exact), ivf, hnsw or pq (large collections)
     #[arg(long, default_value = "flat", value_name = "LAYOUT", value_parser = layout)]
     layout: Layout,
+    #[command(flatten)]
+    encoding: EncodingArgs,
     /// Overwrite an index that exists
     #[arg(long)]
     force: bool,
+}
+
+/// How music is encoded on the way.
+#[derive(Debug, clap::Args)]
+struct EncodingArgs {
+    /// Published folder of a MERT: music is encoded here; a run that was stopped goes on where it was
+    #[arg(long, value_name = "FOLDER")]
+    encoder: Option<PathBuf>,
+    /// What is heard of long pieces: whole, or first60 as the reference does
+    #[arg(long, default_value_t, value_name = "SPAN", requires = "encoder")]
+    audio: AudioSpan,
+    /// cpu, cuda or cuda:INDEX
+    #[arg(long, default_value_t, value_name = "DEVICE", requires = "encoder")]
+    device: DeviceChoice,
+    /// How weights are held: f32, bf16 or f16
+    #[arg(long, default_value_t, value_name = "TYPE", requires = "encoder")]
+    dtype: WeightFormat,
+    /// Quantise weights on load: q8_0 or q4_k
+    #[arg(long, value_name = "FORMAT", requires = "encoder", conflicts_with = "dtype")]
+    quantize: Option<WeightFormat>,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl EncodingArgs {
+    /// What `--encoder` asks for, if it is there.
+    fn open(&self) -> anyhow::Result<Option<Encoding>> {
+        let Some(encoder) = &self.encoder else { return Ok(None) };
+        let (device, format) = (self.device.open()?, self.quantize.unwrap_or(self.dtype));
+        Ok(Some(Encoding::open(encoder, device, format, self.audio)?))
+    }
+
+    /// Features of `files`, encoded or read, to `finish`, which writes `output`.
+    fn features<T>(
+        &self,
+        encoding: Option<&Encoding>,
+        files: &[PathBuf],
+        output: &Path,
+        finish: impl FnOnce(Features) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let Some(encoding) = encoding else { return finish(read_all(files)?) };
+        let files = music_in(files)?;
+        let progress = FileProgress::new(files.len(), self.quiet);
+        let mut watch = |file: usize, name: &str, part, parts| progress.at(file, name, part, parts);
+        let done = encoding.features(&files, output, &stop::on_interrupt(), &mut watch, finish);
+        progress.finish();
+        done
+    }
 }
 
 #[derive(Debug, clap::Args)]
 struct Add {
     /// The index
     index: PathBuf,
-    /// Features of the same encoder
-    #[arg(required = true, value_name = "SAFETENSORS")]
-    features: Vec<PathBuf>,
+    /// With --encoder music files, or folders of them; otherwise features. Of the encoder that made the index
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    encoding: EncodingArgs,
 }
 
 #[derive(Debug, clap::Args)]
 struct Search {
     /// The index
     index: PathBuf,
-    /// Like this piece, by its name in the index or in --features
+    /// Like this piece, by its name in the index or in --features, or (with --encoder) this file
     #[arg(long, required = true, value_name = "PIECE")]
     like: Vec<String>,
     /// And like this one
@@ -75,6 +129,8 @@ struct Search {
     /// Features of pieces that are not in the index
     #[arg(long, value_name = "SAFETENSORS")]
     features: Vec<PathBuf>,
+    #[command(flatten)]
+    encoding: EncodingArgs,
     /// How many to find
     #[arg(short = 'n', long, default_value_t = 10, value_name = "N")]
     count: usize,
@@ -124,16 +180,31 @@ fn build(args: &Build) -> anyhow::Result<()> {
         let hint = "--force overwrites it; musaic index add makes it larger";
         return Err(BadInput::new(format!("output {output}: exists already")).hint(hint).into());
     }
-    let library = Library::build(&args.output, args.layout, read_all(&args.features)?)?;
-    library.write()?;
+    if !cfg!(feature = "knn") {
+        // Said before hours of encoding.
+        return Err(Error::MissingFeature { feature: "knn", what: format!("making {output}") }.into());
+    }
+    let build = |features| {
+        let library = Library::build(&args.output, args.layout, features)?;
+        library.write()?;
+        Ok(library)
+    };
+    let encoding = args.encoding.open()?;
+    let library = args.encoding.features(encoding.as_ref(), &args.files, &args.output, build)?;
     say_size(&library, &args.output);
     Ok(())
 }
 
 fn add(args: &Add) -> anyhow::Result<()> {
     let mut library = Library::open(&args.index)?;
-    library.add(read_all(&args.features)?)?;
-    library.write()?;
+    let encoding = args.encoding.open()?;
+    if let Some(encoding) = &encoding {
+        library.check_encoder(&encoding.encoder, Some(&encoding.sha256))?;
+    }
+    args.encoding.features(encoding.as_ref(), &args.files, &args.index, |features| {
+        library.add(features)?;
+        library.write()
+    })?;
     say_size(&library, &args.index);
     Ok(())
 }
@@ -148,9 +219,28 @@ fn search(args: &Search) -> anyhow::Result<()> {
         return Err(BadInput::new("count: 0, expected at least 1").into());
     }
     let mut library = Library::open(&args.index)?;
-    let others = if args.features.is_empty() { None } else { Some(read_all(&args.features)?) };
+    let mut others = if args.features.is_empty() { None } else { Some(read_all(&args.features)?) };
     if let Some(others) = &others {
-        library.check_encoder(others)?;
+        library.check_encoder(&others.path, others.encoder_sha256.as_deref())?;
+    }
+    let named = || args.like.iter().chain(&args.and).chain(&args.not);
+    if let Some(encoding) = args.encoding.open()? {
+        library.check_encoder(&encoding.encoder, Some(&encoding.sha256))?;
+        let known = |name: &String| {
+            others.as_ref().is_some_and(|others| others.names.contains(name)) || library.vector(name).is_ok()
+        };
+        let mut files: Vec<PathBuf> = named().filter(|name| !known(name)).map(PathBuf::from).collect();
+        files.sort();
+        files.dedup();
+        if !files.is_empty() {
+            let scratch = tempfile::tempdir()?;
+            let output = scratch.path().join("pieces");
+            let new = args.encoding.features(Some(&encoding), &files, &output, Ok)?;
+            match &mut others {
+                Some(others) => others.append(new)?,
+                None => others = Some(new),
+            }
+        }
     }
     let vectors = |library: &Library, names: &[String]| -> anyhow::Result<Vec<_>> {
         let elsewhere = |name: &String| others.as_ref().and_then(|others: &Features| others.vector(name));
@@ -158,7 +248,7 @@ fn search(args: &Search) -> anyhow::Result<()> {
     };
     let wanted: Vec<_> = args.like.iter().chain(&args.and).cloned().collect();
     let (like, unlike) = (vectors(&library, &wanted)?, vectors(&library, &args.not)?);
-    let except: Vec<_> = wanted.iter().chain(&args.not).cloned().collect();
+    let except: Vec<_> = named().cloned().collect();
     let found = library.search(&like, &unlike, &except, args.count)?;
     if args.json {
         return super::print_json(&found);

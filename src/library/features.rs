@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use musaic_adapters::knn::unit;
 use musaic_core::{
     Error,
-    weights::{Checkpoint, Source as _},
+    weights::{Checkpoint, Source},
 };
 
 /// One vector for each piece.
@@ -57,13 +57,21 @@ impl Features {
 /// The file is no safetensors file, empty, holds tensors of other ranks or several widths, or no finite numbers.
 pub fn read_features(path: &Path) -> Result<Features> {
     let checkpoint = Checkpoint::open(path)?;
-    let wrong = |found: String| Error::format(path, "features as `musaic encode` writes them", found);
     let note = checkpoint.metadata().get("musaic_features").and_then(|note| serde_json::from_str(note).ok());
     let note: serde_json::Value = note.unwrap_or_default();
     let encoder_sha256 = note.get("encoder_sha256").and_then(|hash| hash.as_str()).map(str::to_owned);
+    features_of(path, &checkpoint, encoder_sha256)
+}
+
+/// As [`read_features`], of any source; `path` is where messages say that it is.
+///
+/// # Errors
+/// As [`read_features`].
+pub fn features_of(path: &Path, source: &dyn Source, encoder_sha256: Option<String>) -> Result<Features> {
+    let wrong = |found: String| Error::format(path, "features as `musaic encode` writes them", found);
     let mut features =
         Features { path: path.to_owned(), encoder_sha256, names: Vec::new(), dim: 0, vectors: Vec::new() };
-    for (name, shape) in checkpoint.tensors() {
+    for (name, shape) in source.tensors() {
         let (positions, dim) = match shape[..] {
             [dim] => (1, dim),
             [positions, dim] => (positions, dim),
@@ -77,7 +85,7 @@ pub fn read_features(path: &Path) -> Result<Features> {
         features.dim = dim;
         let mut mean = vec![0.0; dim];
         let mut at = 0;
-        checkpoint.read(name, &mut |values| {
+        source.read(name, &mut |values| {
             for value in values {
                 mean[at % dim] += value;
                 at += 1;

@@ -5,6 +5,7 @@
 //! its hidden states, which is what the published systems' bridge starts from while its weights are equal.
 
 mod features;
+mod music;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,10 @@ use musaic_core::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::features::{Features, read_features};
+pub use self::{
+    features::{Features, features_of, read_features},
+    music::{Encoding, music_in},
+};
 use crate::failure::BadInput;
 
 /// Largest list of pieces that is read.
@@ -86,7 +90,7 @@ impl Library {
     /// # Errors
     /// They come from another encoder, are of another width, or one of them is there already.
     pub fn add(&mut self, features: Features) -> Result<()> {
-        self.check_encoder(&features)?;
+        self.check_encoder(&features.path, features.encoder_sha256.as_deref())?;
         let Some(contents) = &mut self.contents else {
             let hint = "only a library that `musaic index build` made can grow";
             return Err(BadInput::new(format!("{}: no list of pieces beside it", self.path.display()))
@@ -138,7 +142,8 @@ impl Library {
                 None => "an id of the index, which has no list of pieces",
             };
             let message = format!("piece `{piece}`: not in {}, expected {expected}", self.path.display());
-            BadInput::new(message).hint("musaic index info --pieces lists them; --features takes pieces from elsewhere")
+            let hint = "musaic index info --pieces lists them; --encoder or --features take pieces from elsewhere";
+            BadInput::new(message).hint(hint)
         })?;
         Ok(self.index.vector(id)?)
     }
@@ -180,17 +185,17 @@ impl Library {
         Ok(found.filter(|found| !except.contains(&found.piece)).take(count).collect())
     }
 
-    /// Refuses features that another encoder made: their numbers mean other things.
+    /// Refuses features of `path` that another encoder made: their numbers mean other things.
     ///
     /// # Errors
     /// They do.
-    pub fn check_encoder(&self, features: &Features) -> Result<()> {
+    pub fn check_encoder(&self, path: &Path, encoder_sha256: Option<&str>) -> Result<()> {
         let ours = self.contents.as_ref().and_then(|contents| contents.encoder_sha256.as_ref());
-        match (ours, &features.encoder_sha256) {
+        match (ours, encoder_sha256) {
             (Some(ours), Some(theirs)) if ours != theirs => {
                 let message = format!(
                     "{}: features of the encoder {}.., expected those of {}.., which made {}",
-                    features.path.display(),
+                    path.display(),
                     &theirs[..theirs.len().min(12)],
                     &ours[..ours.len().min(12)],
                     self.path.display()

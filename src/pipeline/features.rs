@@ -40,7 +40,7 @@ const PARTS_VERSION: u32 = 2;
 pub struct Job {
     /// Media files, or folders of pictures, which are videos.
     pub files: Vec<PathBuf>,
-    /// The `.safetensors` to write.
+    /// The file to write.
     pub output: PathBuf,
     /// Published folder of the encoder.
     pub encoder: PathBuf,
@@ -99,9 +99,33 @@ pub type Watch<'a> = dyn FnMut(usize, &str, usize, usize) + 'a;
 /// Encodes all files of `job` and writes one tensor `[positions, dim]` for each.
 ///
 /// # Errors
+/// As [`run_into`], or the output is not called `.safetensors`.
+pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<Report> {
+    if job.output.extension().is_none_or(|e| e != "safetensors") {
+        let message = format!("output {}: expected a name that ends in .safetensors", job.output.display());
+        return Err(BadInput::new(message).into());
+    }
+    run_into(job, cancel, watch, |source, report| {
+        let notes = BTreeMap::from([
+            ("musaic_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("musaic_features".to_owned(), serde_json::to_string(report)?),
+        ]);
+        write_safetensors(&job.output, source, &notes, &|_, _| Some(StoredAs::F32))?;
+        Ok(())
+    })
+}
+
+/// Encodes all files of `job` and hands the features to `finish`, one tensor `[positions, dim]` for each; it writes the output.
+///
+/// # Errors
 /// A file is bad, the encoder does not load, the output cannot be written, or somebody asked to stop. What was finished until
 /// then stays for the next run.
-pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<Report> {
+pub fn run_into(
+    job: &Job,
+    cancel: &Cancel,
+    watch: &mut Watch<'_>,
+    finish: impl FnOnce(&dyn Source, &Report) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
     check_output(job)?;
     let row = registry::encoder_row(&job.encoder)?;
     let Role::Encoder(modality) = row.role else {
@@ -112,7 +136,9 @@ pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<
     let encoder_sha256 = checkpoint.sha256()?.to_owned();
     drop(checkpoint);
     let settings = settings(job, modality, &encoder_sha256)?;
-    let parts = job.output.with_extension("safetensors.parts");
+    let mut parts = job.output.clone().into_os_string();
+    parts.push(".parts");
+    let parts = PathBuf::from(parts);
     fs::create_dir_all(&parts).map_err(|e| Error::io(&parts, e))?;
     let done = encode(job, &files, &settings, &parts, cancel, watch);
     let kept = fs::read_dir(&parts).map_or(0, Iterator::count);
@@ -140,11 +166,7 @@ pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<
         files: reports,
     };
     let source = Parts::open(&files, &settings, &parts)?;
-    let notes = BTreeMap::from([
-        ("musaic_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("musaic_features".to_owned(), serde_json::to_string(&report)?),
-    ]);
-    write_safetensors(&job.output, &source, &notes, &|_, _| Some(StoredAs::F32))?;
+    finish(&source, &report)?;
     drop(source);
     fs::remove_dir_all(&parts).map_err(|e| Error::io(&parts, e))?;
     Ok(report)
@@ -152,9 +174,6 @@ pub fn run(job: &Job, cancel: &Cancel, watch: &mut Watch<'_>) -> anyhow::Result<
 
 fn check_output(job: &Job) -> Result<(), BadInput> {
     let output = job.output.display();
-    if job.output.extension().is_none_or(|e| e != "safetensors") {
-        return Err(BadInput::new(format!("output {output}: expected a name that ends in .safetensors")));
-    }
     if job.output.is_dir() {
         return Err(BadInput::new(format!("output {output}: a folder, expected a file name")));
     }

@@ -17,7 +17,7 @@ use musaic_core::{
     role::{EncoderSpec, Media, Modality},
 };
 
-pub use self::kind::modality_of;
+pub use self::kind::{is_sound_name, modality_of};
 use crate::failure::BadInput;
 
 /// Which part of a medium is read, and how.

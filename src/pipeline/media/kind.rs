@@ -61,6 +61,11 @@ pub(super) fn is_picture_name(path: &Path) -> bool {
     ending(path).is_some_and(|ending| PICTURES.contains(&ending.as_str()))
 }
 
+/// Whether a file is called sound.
+pub fn is_sound_name(path: &Path) -> bool {
+    ending(path).is_some_and(|ending| SOUNDS.contains(&ending.as_str()))
+}
+
 /// What the file at `path` is: by its ending, and where that does not tell, by its first bytes. A folder of pictures is a
 /// video, an animated gif a picture. Nothing is decoded: a file may still turn out to be something else.
 ///
