@@ -9,6 +9,7 @@ mod limiter;
 mod limits;
 mod loudness;
 pub mod measure;
+pub mod mel;
 mod metadata;
 mod picture;
 mod read;

@@ -19,6 +19,7 @@ mod config;
 mod conv;
 mod elu;
 mod model;
+mod processor;
 mod quantizer;
 mod seanet;
 mod stream;
@@ -26,5 +27,6 @@ mod stream;
 pub use self::{
     config::{EncodecConfig, NormType, PadMode},
     model::{Encodec, Encoded},
+    processor::{EncodecExtractor, PaddingSide},
     stream::StreamDecoder,
 };

@@ -11,18 +11,10 @@ use musaic_core::{Error, Result};
 use realfft::{RealFftPlanner, RealToComplex};
 use serde::Deserialize;
 
+pub use crate::encodec::PaddingSide;
+
 /// Pitch classes of an octave.
 const CLASSES: usize = 12;
-
-/// Where silence goes when clips of different length form a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PaddingSide {
-    /// Behind the clip.
-    Right,
-    /// Before the clip.
-    Left,
-}
 
 /// `preprocessor_config.json` of a MusicGen-melody folder; names and defaults are those of the published files.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -11,6 +11,7 @@ mod llama_spm;
 mod llm_forward;
 mod m2ugen;
 mod media_arithmetic;
+mod media_features;
 mod media_files;
 mod media_resample;
 mod melody;
@@ -50,6 +51,7 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "m2ugen/projector", has_model: true, run: projector::run },
     Kind { name: "m2ugen/sampling", has_model: false, run: nucleus::run },
     Kind { name: "media/arithmetic", has_model: false, run: media_arithmetic::run },
+    Kind { name: "media/features", has_model: false, run: media_features::run },
     Kind { name: "media/files", has_model: false, run: media_files::run },
     Kind { name: "media/resample", has_model: false, run: media_resample::run },
     Kind { name: "musicgen/delay", has_model: false, run: delay::run },
