@@ -268,6 +268,8 @@ fn another_shape_fails() {
 fn a_wrong_entry_of_a_list_is_named() {
     for (case, file, field) in [
         ("tokenizers/t5-unigram", "strings.json", "fast"),
+        ("tokenizers/gpt-bpe", "strings.json", "bart_truncated_16"),
+        ("tokenizers/gpt-bpe", "chat.json", "ids"),
     ] {
         let root = copied(case);
         let path = root.path().join("case").join(file);

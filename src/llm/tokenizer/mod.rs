@@ -1,9 +1,12 @@
 //! Text to token ids and back.
 //!
 //! [`LlamaTokenizer`] reads a `tokenizer.model` and does what the slow tokenizer of the reference does with it, faults
-//! included: trained weights have seen these ids. [`JsonTokenizer`] reads the `tokenizer.json` of newer folders.
+//! included: trained weights have seen these ids. [`JsonTokenizer`] reads the `tokenizer.json` of newer folders, or `vocab.json`
+//! and `merges.txt`; [`ChatTemplate`] writes conversations down for models that were trained on them.
 
 mod bpe;
+mod chat;
+mod gpt;
 mod json;
 
 use std::{cmp::Reverse, path::Path};
@@ -14,7 +17,10 @@ use musaic_core::{
 };
 
 use self::bpe::{BLANK, Bpe};
-pub use self::json::JsonTokenizer;
+pub use self::{
+    chat::{ChatTemplate, Message},
+    json::JsonTokenizer,
+};
 
 /// Longest text that is cut into tokens, in bytes.
 const MAX_TEXT: usize = 16 << 20;

@@ -4,6 +4,7 @@ mod bridge;
 mod delay;
 mod encodec;
 mod generate;
+mod gpt_bpe;
 mod greedy;
 mod knn;
 mod llama;
@@ -60,6 +61,7 @@ pub const KINDS: &[Kind] = &[
     Kind { name: "musicgen/pipeline", has_model: true, run: pipeline::run },
     Kind { name: "musicgen/sampling", has_model: false, run: sampling::run },
     Kind { name: "retrieval/knn", has_model: false, run: knn::run },
+    Kind { name: "tokenizers/gpt-bpe", has_model: false, run: gpt_bpe::run },
     Kind { name: "tokenizers/llama-spm", has_model: false, run: llama_spm::run },
     Kind { name: "tokenizers/t5-unigram", has_model: false, run: t5_unigram::run },
 ];
