@@ -27,6 +27,8 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{ArgAction, Parser, Subcommand};
 
+use crate::failure::BadInput;
+
 /// Any medium in, music and understanding out, without a network.
 #[derive(Debug, Parser)]
 #[command(after_help = "To begin with: musaic generate \"calm piano melody\"")]
@@ -119,7 +121,13 @@ impl Cli {
                 subscriber.with_ansi(colours).without_time().init();
             }
             Some(path) => {
-                let file = std::fs::File::create(path).map_err(|e| musaic_core::Error::io(path, e))?;
+                let file = std::fs::File::create_new(path).map_err(|e| match e.kind() {
+                    std::io::ErrorKind::AlreadyExists => {
+                        let message = format!("profile {}: exists already", path.display());
+                        anyhow::Error::from(BadInput::new(message).hint("name a file that is not there yet"))
+                    }
+                    _ => musaic_core::Error::io(path, e).into(),
+                })?;
                 tracing_subscriber::fmt()
                     .json()
                     .with_env_filter(EnvFilter::new("debug"))

@@ -150,6 +150,9 @@ fn start(job: &Job, path: &Path) -> io::Result<Child> {
     let job = serde_json::to_string(job).map_err(io::Error::other)?;
     let mut command = Command::new(program);
     command.arg(child::ARGUMENT).arg(job).arg(path);
+    // Ctrl-C in a terminal goes to a whole group: it is for the program, which ends the decoder, and no fault of the file.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 
