@@ -32,6 +32,7 @@ for name; do
   mkdir -p "fuzz/corpus/$name" "fuzz/artifacts/$name"
   seeds=()
   case $name in
+    gguf) seeds=(tests/fixtures/gguf) ;;
     safetensors) seeds=(tests/goldens/musicgen/encodec_48khz_style/model/causal) ;;
     pth) seeds=(tests/goldens/musicgen/tiny/model_legacy) ;;
   esac

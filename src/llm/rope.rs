@@ -2,13 +2,13 @@
 //!
 //! Names and formulas are those of `rope_scaling` in published `config.json` files (transformers 4.57).
 
-use std::{f64::consts::PI, path::Path};
+use std::{f64::consts::PI, path::Path, sync::Arc};
 
 use musaic_core::{Error, Result};
 use serde_json::Value;
 
 /// How frequencies are stretched.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Scaling {
     /// Not at all.
     None,
@@ -16,6 +16,11 @@ pub enum Scaling {
     Linear {
         /// How much longer texts become.
         factor: f64,
+    },
+    /// Each divided by a number of its own: how GGUF files carry the stretching of Llama 3.
+    Divided {
+        /// One a pair.
+        by: Arc<[f32]>,
     },
     /// The base grows with texts longer than `original` positions (NTK).
     Dynamic {
@@ -53,7 +58,7 @@ pub enum Scaling {
 }
 
 /// Base and stretching.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
     /// Base of the frequencies.
     pub theta: f64,
@@ -150,6 +155,7 @@ impl RopeConfig {
         let plain = (0..pairs).map(|i| theta.powf(-(2.0 * i as f64) / dim));
         match self.scaling {
             Scaling::None | Scaling::Dynamic { .. } => plain.map(|f| f as f32).collect(),
+            Scaling::Divided { ref by } => plain.zip(by.iter()).map(|(f, &by)| (f / f64::from(by)) as f32).collect(),
             Scaling::Linear { factor } => plain.map(|f| (f / factor) as f32).collect(),
             Scaling::Llama3 { factor, low, high, original } => {
                 let original = original as f64;

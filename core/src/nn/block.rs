@@ -120,6 +120,16 @@ impl Block for Q8 {
     }
 }
 
+impl Q8 {
+    /// Bytes of a block.
+    pub(crate) const BYTES: usize = size_of::<Self>();
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let values = std::array::from_fn(|half| std::array::from_fn(|i| bytes[2 + 16 * half + i].cast_signed()));
+        Self { scale: f16::from_le_bytes([bytes[0], bytes[1]]), values }
+    }
+}
+
 /// 256 four-bit numbers in eight groups of 32, each with a six-bit scale and a six-bit minimum in units of the block's own.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -130,6 +140,20 @@ pub(crate) struct Q4k {
     groups: [u8; 12],
     /// Byte `32 j + i`: value `i` of group `2 j` in the low half, of group `2 j + 1` in the high half.
     values: [[u8; 16]; 8],
+}
+
+impl Q4k {
+    /// Bytes of a block.
+    pub(crate) const BYTES: usize = size_of::<Self>();
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        Self {
+            scale: f16::from_le_bytes([bytes[0], bytes[1]]),
+            minimum: f16::from_le_bytes([bytes[2], bytes[3]]),
+            groups: std::array::from_fn(|i| bytes[4 + i]),
+            values: std::array::from_fn(|row| std::array::from_fn(|i| bytes[16 + 16 * row + i])),
+        }
+    }
 }
 
 /// Scale of each group of 32, then the (negative) offset of each.

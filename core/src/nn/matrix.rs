@@ -228,6 +228,21 @@ impl MatrixBuilder {
         Ok(Self { rows, cols, device: device.clone(), packer: Packer::new(format, rows, cols)? })
     }
 
+    /// The format whose stored blocks [`MatrixBuilder::push_blocks`] takes over, if it is one.
+    pub fn blocks(&self) -> Option<WeightFormat> {
+        let format = self.packer.format();
+        // On a GPU these formats were given up above.
+        matches!(format, WeightFormat::Q8_0 | WeightFormat::Q4K).then_some(format)
+    }
+
+    /// The next whole blocks in row-major order, in the bytes that ggml stores; they are held as they are.
+    ///
+    /// # Errors
+    /// The format has no blocks, or more came than the shape holds.
+    pub fn push_blocks(&mut self, bytes: &[u8]) -> Result<()> {
+        self.packer.push_blocks(bytes)
+    }
+
     /// The next values in row-major order.
     ///
     /// # Errors

@@ -149,6 +149,10 @@ impl Packer {
         Ok(Self { packed: Packed::reserve(format, rows, cols)?, rows, cols, taken: 0, pending: Vec::new() })
     }
 
+    pub(super) fn format(&self) -> WeightFormat {
+        self.packed.format()
+    }
+
     pub(super) fn push(&mut self, values: &[f32]) -> Result<()> {
         let room = self.rows * self.cols - self.taken;
         if values.len() > room {
@@ -157,6 +161,27 @@ impl Packer {
         let (taken, cols, pending) = (self.taken, self.cols, &mut self.pending);
         self.taken += values.len();
         each!(&mut self.packed, blocks => push_blocks(blocks, pending, values, taken, cols));
+        Ok(())
+    }
+
+    /// The next blocks as they are stored in files, for a quantised format whose rows are whole blocks.
+    pub(super) fn push_blocks(&mut self, bytes: &[u8]) -> Result<()> {
+        let (size, values) = match self.packed {
+            Packed::Q8(_) => (Q8::BYTES, 16 * Q8::STEPS),
+            Packed::Q4k(_) => (Q4k::BYTES, 16 * Q4k::STEPS),
+            _ => bail!("a matrix of {} takes no blocks", self.packed.format()),
+        };
+        let count = bytes.len() / size * values;
+        let room = self.rows * self.cols - self.taken;
+        if !bytes.len().is_multiple_of(size) || !self.pending.is_empty() || count > room {
+            bail!("a matrix [{}, {}] with room for {room} more values got {} bytes", self.rows, self.cols, bytes.len());
+        }
+        self.taken += count;
+        match &mut self.packed {
+            Packed::Q8(blocks) => blocks.extend(bytes.as_chunks().0.iter().map(Q8::from_bytes)),
+            Packed::Q4k(blocks) => blocks.extend(bytes.as_chunks().0.iter().map(Q4k::from_bytes)),
+            _ => {}
+        }
         Ok(())
     }
 

@@ -17,9 +17,11 @@ use super::{
     bytes::{Bytes, broken},
     entry::Entry,
     entry::Listing,
+    gguf,
+    gguf::GgufSettings,
     safetensors, torch,
 };
-use crate::Result;
+use crate::{Result, WeightFormat};
 
 /// Bytes hashed at once.
 const HASHED: usize = 1 << 20;
@@ -32,6 +34,7 @@ pub struct Checkpoint {
     entries: HashMap<String, Entry>,
     metadata: BTreeMap<String, String>,
     inert: BTreeSet<String>,
+    settings: Option<GgufSettings>,
     sha256: OnceLock<String>,
 }
 
@@ -52,7 +55,7 @@ pub struct CheckpointSummary {
 
 impl Checkpoint {
     /// Opens a file of weights, or a folder as published: `model.safetensors`, `pytorch_model.bin`, and the same in shards
-    /// with an index. What a file is follows from its first bytes, not from its name.
+    /// with an index, `*.gguf` alone or in its parts. What a file is follows from its first bytes, not from its name.
     ///
     /// # Errors
     /// Nothing there, nothing recognised, or a file that is cut off or inconsistent; the hint says what to do.
@@ -108,6 +111,7 @@ impl Checkpoint {
             entries: HashMap::new(),
             metadata: BTreeMap::new(),
             inert: BTreeSet::new(),
+            settings: None,
             sha256: OnceLock::new(),
         }
     }
@@ -130,6 +134,11 @@ impl Checkpoint {
         }
         self.metadata.extend(listing.metadata);
         self.inert.extend(listing.inert);
+        // The first shard of several has them all.
+        match (&mut self.settings, listing.settings) {
+            (Some(known), Some(more)) => known.extend(more),
+            (known, more) => *known = known.take().or(more),
+        }
         self.files.push(bytes);
         Ok(())
     }
@@ -149,7 +158,12 @@ impl Checkpoint {
         Err(broken(path, found, "save the model's state_dict(), not the program's objects"))
     }
 
-    /// The header's notes of safetensors files, of all shards together.
+    /// Settings of a GGUF file, of all shards together; `None` where it is another kind of file.
+    pub fn settings(&self) -> Option<&GgufSettings> {
+        self.settings.as_ref()
+    }
+
+    /// The notes in the headers of safetensors and GGUF files, of all shards together.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -225,6 +239,17 @@ impl Source for Checkpoint {
         };
         entry.stream(&self.files[entry.file], name, shape, sink)
     }
+
+    fn packed_as(&self, name: &str) -> Option<WeightFormat> {
+        self.entries.get(name)?.packed()
+    }
+
+    fn read_packed(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match self.entries.get(name) {
+            Some(entry) => entry.stream_packed(&self.files[entry.file], sink),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Recognises a file by its first bytes and lists it.
@@ -239,9 +264,7 @@ fn list(bytes: &Bytes, file: usize) -> Result<Listing> {
             "this is a git-lfs pointer, not the weights",
             "run `git lfs pull` in that folder, or download the file itself",
         ),
-        _ if head.starts_with(b"GGUF") => {
-            refuse("this is a GGUF file", "give the checkpoint it was made from: safetensors, .bin or .pth")
-        }
+        _ if head.starts_with(b"GGUF") => gguf::read(bytes, file),
         _ if head.starts_with(b"\x89HDF") || head.starts_with(b"\x93NUMPY") => refuse(
             "this is an HDF5 or NumPy file",
             "give the checkpoint of the torch version: safetensors, .bin or .pth",
@@ -256,8 +279,8 @@ fn list(bytes: &Bytes, file: usize) -> Result<Listing> {
         ),
         [_, _, _, _, _, _, _, _, b'{' | b' ', ..] => safetensors::read(bytes, file),
         _ => refuse(
-            "neither safetensors nor a checkpoint of torch.save",
-            "weights begin with a safetensors header or are a zip archive; this file is another kind, or damaged",
+            "neither safetensors, GGUF nor a checkpoint of torch.save",
+            "weights begin with a safetensors header or `GGUF`, or are a zip archive; this file is another kind, or damaged",
         ),
     }
 }

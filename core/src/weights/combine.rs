@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::Source;
-use crate::{Error, Result};
+use crate::{Error, Result, WeightFormat};
 
 /// Numbers of one added row handed over at once.
 const PIECE: usize = 1 << 16;
@@ -56,6 +56,14 @@ impl<S: Source> Source for Renamed<S> {
         self.inner.read(self.names.get(name).map_or(name, String::as_str), sink)
     }
 
+    fn packed_as(&self, name: &str) -> Option<WeightFormat> {
+        self.inner.packed_as(self.names.get(name)?)
+    }
+
+    fn read_packed(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.inner.read_packed(self.names.get(name).map_or(name, String::as_str), sink)
+    }
+
     fn has_values(&self) -> bool {
         self.inner.has_values()
     }
@@ -91,6 +99,17 @@ impl Source for Layered {
         match self.layers.iter().find(|layer| layer.has(name)) {
             Some(layer) => layer.read(name, sink),
             None => Err(Error::format(self.label(), format!("a tensor `{name}`"), "none of this name")),
+        }
+    }
+
+    fn packed_as(&self, name: &str) -> Option<WeightFormat> {
+        self.layers.iter().find(|layer| layer.has(name))?.packed_as(name)
+    }
+
+    fn read_packed(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        match self.layers.iter().find(|layer| layer.has(name)) {
+            Some(layer) => layer.read_packed(name, sink),
+            None => Ok(()),
         }
     }
 
@@ -281,6 +300,15 @@ impl<S: Source> Source for RowsAdded<S> {
             left -= now;
         }
         Ok(())
+    }
+
+    fn packed_as(&self, name: &str) -> Option<WeightFormat> {
+        // Added rows are numbers.
+        if self.added.contains_key(name) { None } else { self.inner.packed_as(name) }
+    }
+
+    fn read_packed(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.inner.read_packed(name, sink)
     }
 
     fn has_values(&self) -> bool {

@@ -4,6 +4,9 @@
 
 use half::f16;
 
+use super::ggml::Blocks;
+use crate::WeightFormat;
+
 /// Weights in one `q8_0` block.
 pub(super) const BLOCK: usize = 32;
 /// Bytes of one `q8_0` block: an f16 scale and a signed byte a weight.
@@ -29,6 +32,8 @@ pub(super) enum Encoding {
     Q8_0 {
         cols: usize,
     },
+    /// Blocks of ggml; rows are whole blocks.
+    Blocks(Blocks),
 }
 
 impl Encoding {
@@ -40,6 +45,26 @@ impl Encoding {
             Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
             Self::Q8_0 { .. } => BLOCK_BYTES,
+            Self::Blocks(blocks) => blocks.size().0,
+        }
+    }
+
+    /// Bytes and numbers of a unit.
+    pub(super) fn block(self) -> (usize, usize) {
+        match self {
+            Self::Q8_0 { .. } => (BLOCK_BYTES, BLOCK),
+            Self::Blocks(blocks) => blocks.size(),
+            plain => (plain.unit(), 1),
+        }
+    }
+
+    /// The format whose blocks these bytes are, as a matrix holds them.
+    pub(super) fn packed(self) -> Option<WeightFormat> {
+        match self {
+            // A row that ends within a block is filled up here, and not there.
+            Self::Q8_0 { cols } if cols.is_multiple_of(BLOCK) => Some(WeightFormat::Q8_0),
+            Self::Blocks(Blocks::Q4K) => Some(WeightFormat::Q4K),
+            _ => None,
         }
     }
 
@@ -59,6 +84,7 @@ impl Encoding {
             Self::U8 => "u8",
             Self::Bool => "bool",
             Self::Q8_0 { .. } => "q8_0",
+            Self::Blocks(blocks) => blocks.name(),
         }
     }
 
@@ -80,6 +106,7 @@ impl Encoding {
             Self::U8 => each::<1>(bytes, out, |b| f32::from(b[0])),
             Self::Bool => each::<1>(bytes, out, |b| f32::from(u8::from(b[0] != 0))),
             Self::Q8_0 { cols } => unpack(cols, first, bytes, out),
+            Self::Blocks(blocks) => blocks.decode(bytes, out),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, path::Path};
 use super::{
     bytes::{Bytes, broken},
     encoding::Encoding,
+    gguf::GgufSettings,
     stream::Run,
 };
-use crate::Result;
+use crate::{Result, WeightFormat};
 
 /// Numbers gathered before they are handed on.
 const GATHERED: usize = 1 << 16;
@@ -42,6 +43,8 @@ pub(super) struct Listing {
     pub(super) metadata: Vec<(String, String)>,
     /// Names in a pickled table that were left inert.
     pub(super) inert: BTreeSet<String>,
+    /// Of a GGUF file.
+    pub(super) settings: Option<GgufSettings>,
 }
 
 impl Entry {
@@ -59,9 +62,19 @@ impl Entry {
         }
     }
 
+    /// Format whose blocks the bytes are, where a matrix can take them over.
+    pub(super) fn packed(&self) -> Option<WeightFormat> {
+        self.encoding.filter(|_| matches!(self.layout, Layout::Plain))?.packed()
+    }
+
+    /// The bytes themselves, in whole blocks.
+    pub(super) fn stream_packed(&self, bytes: &Bytes, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let encoding = self.encoding.ok_or_else(|| self.unreadable(bytes.path(), ""))?;
+        Run { bytes, start: self.start, len: self.len, encoding }.stream_bytes(sink)
+    }
+
     fn unreadable(&self, path: &Path, name: &str) -> crate::Error {
-        let hint =
-            "weights are read from f64, f32, f16, bf16, integers and booleans; convert the checkpoint to one of these";
+        let hint = "weights are read from f64, f32, f16, bf16, integers, booleans and q2_k to q8_0; convert the checkpoint to one of these";
         broken(path, format!("tensor `{name}` is stored as {}", self.dtype), hint)
     }
 }

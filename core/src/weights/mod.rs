@@ -10,6 +10,8 @@ mod checkpoint;
 mod combine;
 mod encoding;
 mod entry;
+mod ggml;
+mod gguf;
 mod norm;
 mod packed;
 mod pickle;
@@ -36,6 +38,7 @@ use self::sources::NamesOnly;
 pub use self::{
     checkpoint::{Checkpoint, CheckpointSummary},
     combine::{Layered, Renamed, RowsAdded, Sharded, Split},
+    gguf::{GgufSettings, GgufValue},
     packed::KEY as PACKED_KEY,
     random::RandomWeights,
     report::{LoadReport, Misshaped, Missing, Unused},
@@ -75,6 +78,20 @@ pub trait Source: Send + Sync {
         let _ = shape;
         self.read(name, sink)
     }
+    /// Format whose blocks a tensor is stored in, where a [`Matrix`] of this format can take the bytes over: packing its
+    /// numbers anew would round them twice.
+    fn packed_as(&self, name: &str) -> Option<WeightFormat> {
+        let _ = name;
+        None
+    }
+    /// The bytes of a tensor for which [`Source::packed_as`] gives a format, in whole blocks.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    fn read_packed(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let _ = (name, sink);
+        Ok(())
+    }
     /// `false` where there are names and shapes but no numbers; tensors are then zero-stride placeholders.
     fn has_values(&self) -> bool {
         true
@@ -113,6 +130,14 @@ macro_rules! source_behind {
                     sink: &mut dyn FnMut(&[f32]) -> Result<()>,
                 ) -> Result<()> {
                     (**self).read_shaped(name, shape, sink)
+                }
+
+                fn packed_as(&self, name: &str) -> Option<WeightFormat> {
+                    (**self).packed_as(name)
+                }
+
+                fn read_packed(&self, name: &str, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+                    (**self).read_packed(name, sink)
                 }
 
                 fn has_values(&self) -> bool {
@@ -339,7 +364,12 @@ impl Weights {
         }
         let mut builder = MatrixBuilder::new(total, cols, format, self.device())?;
         for (name, &rows) in claimed.iter().flatten().zip(rows) {
-            self.shared.source.read_shaped(name, &[rows, cols], &mut |piece| Ok(builder.push(piece)?))?;
+            let source = &self.shared.source;
+            if builder.blocks().is_some() && builder.blocks() == source.packed_as(name) {
+                source.read_packed(name, &mut |blocks| Ok(builder.push_blocks(blocks)?))?;
+            } else {
+                source.read_shaped(name, &[rows, cols], &mut |piece| Ok(builder.push(piece)?))?;
+            }
         }
         Ok(builder.finish()?)
     }

@@ -34,6 +34,19 @@ impl Run<'_> {
         if self.len < LARGE || readers < 2 { self.alone(sink) } else { self.together(readers, sink) }
     }
 
+    /// Hands over the bytes as they are stored, in whole units.
+    pub(super) fn stream_bytes(self, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let most = (self.units_in_piece() * self.encoding.unit()) as u64;
+        let mut raw = Vec::new();
+        for index in 0..self.pieces() {
+            let offset = index * most;
+            raw.resize((self.len - offset).min(most) as usize, 0);
+            self.bytes.read_at(self.start + offset, &mut raw)?;
+            sink(&raw)?;
+        }
+        Ok(())
+    }
+
     fn units_in_piece(&self) -> usize {
         PIECE / self.encoding.unit()
     }

@@ -25,6 +25,14 @@ fn good_safetensors() -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
+fn good_gguf() -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/gguf/types.gguf")).unwrap()
+}
+
+fn good(kind: usize) -> Vec<u8> {
+    [good_torch, good_safetensors, good_gguf][kind]()
+}
+
 /// Opens, and reads all there is; how much that may be is bounded by the file.
 fn exercise(bytes: Vec<u8>) {
     let size = bytes.len();
@@ -45,8 +53,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn flipped_bytes(torch: bool, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let mut bytes = if torch { good_torch() } else { good_safetensors() };
+    fn flipped_bytes(kind in 0usize..3, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut bytes = good(kind);
         for (at, value) in flips {
             let at = at.index(bytes.len());
             bytes[at] = value;
@@ -55,8 +63,8 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bytes_of_the_tables(torch: bool, at in 0usize..400, value: u8) {
-        let mut bytes = if torch { good_torch() } else { good_safetensors() };
+    fn flipped_bytes_of_the_tables(kind in 0usize..3, at in 0usize..1600, value: u8) {
+        let mut bytes = good(kind);
         let at = at.min(bytes.len() - 1);
         bytes[at] = value;
         exercise(bytes);
@@ -75,6 +83,10 @@ fn every_truncation() {
             let error = Checkpoint::from_bytes("x", bytes[..len].to_vec()).err();
             assert!(error.unwrap_or_else(|| panic!("{len} bytes were enough")).hint().is_some());
         }
+    }
+    let bytes = good_gguf();
+    for len in (0..4096).chain([bytes.len() - 1]) {
+        assert!(Checkpoint::from_bytes("x", bytes[..len].to_vec()).is_err(), "{len} bytes were enough");
     }
 }
 

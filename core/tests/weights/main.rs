@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // helpers of tests, too
 
 mod formats;
+mod gguf;
 mod hostile;
 mod torch_file;
 mod walk;

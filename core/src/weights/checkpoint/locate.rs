@@ -30,7 +30,7 @@ pub(super) enum Place {
     Shards {
         /// Each once, in order of their names.
         files: Vec<PathBuf>,
-        /// The shard of every tensor in the index.
+        /// The shard of every tensor in the index, where there is one.
         names: BTreeMap<String, PathBuf>,
     },
 }
@@ -44,7 +44,7 @@ pub(super) fn locate(path: &Path) -> Result<Place> {
     let meta = fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_dir() {
         let indexed = path.to_str().is_some_and(|text| text.ends_with(".index.json"));
-        return if indexed { shards(path) } else { Ok(Place::File(path.to_owned())) };
+        return if indexed { shards(path) } else { parts(path) };
     }
     for (stem, extension) in STEMS {
         let file = path.join(format!("{stem}.{extension}"));
@@ -67,6 +67,14 @@ pub(super) fn locate(path: &Path) -> Result<Place> {
     if let [only] = *weights {
         return Ok(Place::File(path.join(only)));
     }
+    let ggufs: Vec<_> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
+    if weights.is_empty()
+        && let [first, rest @ ..] = ggufs.as_slice()
+        && (rest.is_empty() || part_of(first).is_some_and(|(stem, ..)| rest.iter().all(|n| n.starts_with(stem))))
+    {
+        return parts(&path.join(first));
+    }
+    let weights = if weights.is_empty() { ggufs } else { weights };
     let found = match names.len() {
         0 => "the folder is empty".to_owned(),
         _ if weights.len() > 1 => format!("the folder holds several files of weights: {}", shown(&weights)),
@@ -75,9 +83,32 @@ pub(super) fn locate(path: &Path) -> Result<Place> {
     let hint = if weights.len() > 1 {
         "give the one file that is meant".to_owned()
     } else {
-        "expected model.safetensors, model.safetensors.index.json with its shards, pytorch_model.bin, or one .safetensors or .pth file".to_owned()
+        "expected model.safetensors, model.safetensors.index.json with its shards, pytorch_model.bin, or one .safetensors, .pth or .gguf file".to_owned()
     };
     Err(broken(path, found, hint))
+}
+
+/// Stem, number and count of `stem-00002-of-00005.gguf`.
+fn part_of(name: &str) -> Option<(&str, usize, usize)> {
+    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    (digits(number) && digits(count)).then_some((stem, number.parse().ok()?, count.parse().ok()?))
+}
+
+/// One file, or all parts of a GGUF file of which any is given.
+fn parts(path: &Path) -> Result<Place> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let Some((stem, _, count)) = part_of(&name).filter(|(.., count)| *count > 1) else {
+        return Ok(Place::File(path.to_owned()));
+    };
+    let files: Vec<_> = (1..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"))).collect();
+    let missing: Vec<_> = files.iter().filter(|file| !file.exists()).map(|file| file.display().to_string()).collect();
+    if !missing.is_empty() {
+        let found = format!("{} of {count} parts are missing: {}", missing.len(), shown(&missing));
+        return Err(broken(path, found, "download the missing files into the same folder"));
+    }
+    Ok(Place::Shards { files, names: BTreeMap::new() })
 }
 
 fn shown<S: AsRef<str>>(names: &[S]) -> String {
