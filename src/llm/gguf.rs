@@ -266,12 +266,16 @@ impl LlamaTokenizer {
             pieces.push(Piece { text: text.clone(), score, kind: kind_of(i)? });
         }
         let id = |name: &str| settings.size(&key(&format!("{name}_token_id")));
-        let known = |id: Option<usize>| id.filter(|&id| id < texts.len());
+        let used =
+            kinds.map_or(texts.len(), |kinds| kinds.iter().rposition(|kind| *kind != 5).map_or(0, |last| last + 1));
+        let known = |id: Option<usize>| id.filter(|&id| id < used);
         let (bos_id, eos_id) = (known(id("bos")?), known(id("eos")?));
         let unk_id = known(id("unknown")?)
             .or_else(|| pieces.iter().position(|piece| piece.kind == PieceKind::Unknown))
             .ok_or_else(|| Error::format(path, "a token for what is unknown", "none"))?;
         let marks = [bos_id, eos_id, Some(unk_id)];
+        // Rows of the table without a token.
+        while pieces.pop_if(|piece| piece.kind == PieceKind::Unused).is_some() {}
         let mut added = Vec::new();
         while let Some(last) = pieces.pop_if(|p| matches!(p.kind, PieceKind::UserDefined | PieceKind::Control)) {
             if marks.contains(&Some(pieces.len())) {

@@ -1,4 +1,4 @@
-//! Meta's folders: `params.json` and one or several `consolidated.*.pth`.
+//! Meta's folders: `params.json` and one or several `consolidated.*.pth`, or the same put together as safetensors.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use musaic_core::{
 };
 
 use super::{
-    config::{Hooks, MetaParams},
+    config::{Hooks, LlamaConfig, MetaParams},
     model::Llama,
 };
 
@@ -37,6 +37,8 @@ pub struct MetaFolder {
     pub params: MetaParams,
     /// The weights of all shards together.
     pub weights: Sharded<Checkpoint>,
+    /// The files of weights, in order.
+    pub files: Vec<PathBuf>,
 }
 
 impl MetaFolder {
@@ -48,12 +50,18 @@ impl MetaFolder {
     pub fn open(folder: &Path) -> Result<Self> {
         let folder = &locate(folder)?;
         let params = MetaParams::open(&folder.join("params.json"))?;
-        let shards = shards_in(folder)?.iter().map(Checkpoint::open).collect::<Result<Vec<_>>>()?;
-        Ok(Self { params, weights: Sharded::new(shards, split_of)? })
+        // Put together by `musaic convert`.
+        let whole =
+            ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).is_file());
+        let files = if whole { vec![folder.clone()] } else { shards_in(folder)? };
+        let shards = files.iter().map(Checkpoint::open).collect::<Result<Vec<_>>>()?;
+        let files = shards.iter().flat_map(Checkpoint::files).map(Path::to_owned).collect();
+        Ok(Self { params, weights: Sharded::new(shards, split_of)?, files })
     }
 }
 
-fn locate(folder: &Path) -> Result<PathBuf> {
+/// The folder with `params.json`: this one, or the only one in it that has it.
+pub(super) fn locate(folder: &Path) -> Result<PathBuf> {
     if folder.join("params.json").is_file() {
         return Ok(folder.to_owned());
     }
@@ -70,6 +78,11 @@ fn locate(folder: &Path) -> Result<PathBuf> {
             Err(Error::format(folder, "one model", format!("several: {}", names.join(", "))))
         }
     }
+}
+
+/// Whether this is a folder of Meta's, or the one above it.
+pub fn is_meta_folder(folder: &Path) -> bool {
+    folder.is_dir() && locate(folder).is_ok()
 }
 
 /// `consolidated.00.pth` and those after it, in order of their numbers and without a gap.
@@ -98,15 +111,21 @@ fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// As [`MetaFolder::open`], or weights are missing, misshaped or left over.
 pub fn load_meta(folder: &Path, device: &Device, format: WeightFormat) -> Result<Llama> {
-    let MetaFolder { params, weights } = MetaFolder::open(folder)?;
-    let vocab = weights.tensors().get("tok_embeddings.weight").and_then(|shape| shape.first().copied());
-    let path = folder.join("params.json");
-    let vocab = vocab.ok_or_else(|| Error::format(folder, "a tensor `tok_embeddings.weight`", "none"))?;
-    let config = params.config(&path, vocab, Hooks::default(), POSITIONS)?;
+    let folder = &locate(folder)?;
+    let MetaFolder { params, weights, .. } = MetaFolder::open(folder)?;
+    let config = plain_config(folder, &params, &weights)?;
     let weights = Weights::new(weights, device, format);
     let model = Llama::load(&config, &weights)?;
     weights.finish()?;
     Ok(model)
+}
+
+/// The configuration of a plain LLaMA with these weights.
+pub(super) fn plain_config(folder: &Path, params: &MetaParams, weights: &dyn Source) -> Result<LlamaConfig> {
+    let vocab = weights.tensors().get("tok_embeddings.weight").and_then(|shape| shape.first().copied());
+    let path = folder.join("params.json");
+    let vocab = vocab.ok_or_else(|| Error::format(folder, "a tensor `tok_embeddings.weight`", "none"))?;
+    params.config(&path, vocab, Hooks::default(), POSITIONS)
 }
 
 #[cfg(test)]

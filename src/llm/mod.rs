@@ -22,7 +22,9 @@ pub mod m2ugen;
 pub mod meta;
 mod model;
 mod names;
+mod open;
 pub mod rope;
+mod rows;
 pub mod sampling;
 mod session;
 pub mod tokenizer;
@@ -30,6 +32,8 @@ pub mod tokenizer;
 pub use self::{
     config::{Hooks, Layout, LlamaConfig, MetaParams},
     model::{Llama, LlamaState},
+    open::OpenLlama,
+    rows::HeadRows,
     session::{CHUNK, Session, load_folder},
     tokenizer::{JsonTokenizer, LlamaTokenizer},
 };

@@ -1,12 +1,14 @@
-//! Sources made of other sources: renamed, on top of each other, concatenated from shards, with rows added.
+//! Sources made of other sources: renamed, on top of each other, concatenated from shards, with rows added, added up.
 //!
 //! None of them holds numbers; everything streams through in bounded pieces.
 
 use std::{
     collections::BTreeMap,
     sync::mpsc::{Receiver, sync_channel},
-    thread,
+    thread::{self, Scope},
 };
+
+use half::f16;
 
 use super::Source;
 use crate::{Error, Result, WeightFormat};
@@ -175,22 +177,7 @@ impl<S: Source> Sharded<S> {
         let width = self.shards.first().and_then(|shard| shard.tensors().get(name)?.last().copied()).unwrap_or(0);
         let rows = self.shapes.get(name).map_or(0, |shape| shape.iter().rev().skip(1).product());
         thread::scope(|scope| {
-            let mut parts: Vec<_> = self
-                .shards
-                .iter()
-                .map(|shard| {
-                    let (full, taken) = sync_channel(WAITING);
-                    scope.spawn(move || {
-                        // A reader that nobody listens to any more stops at its next piece.
-                        let stopped = || Error::argument("shard", "reading was given up", "nothing");
-                        let all = shard.read(name, &mut |piece| full.send(Ok(piece.to_vec())).map_err(|_| stopped()));
-                        if let Err(error) = all {
-                            let _ = full.send(Err(error));
-                        }
-                    });
-                    Part { taken, rest: Vec::new(), at: 0 }
-                })
-                .collect();
+            let mut parts: Vec<_> = self.shards.iter().map(|shard| Part::of(scope, shard, name)).collect();
             let mut whole = Vec::with_capacity(width * self.shards.len());
             for _ in 0..rows {
                 whole.clear();
@@ -206,7 +193,7 @@ impl<S: Source> Sharded<S> {
     }
 }
 
-/// What came of one shard and was not used yet.
+/// What came of one source, read by a thread of its own, and was not used yet.
 struct Part {
     taken: Receiver<Result<Vec<f32>>>,
     rest: Vec<f32>,
@@ -214,6 +201,19 @@ struct Part {
 }
 
 impl Part {
+    fn of<'scope, 'env: 'scope>(scope: &'scope Scope<'scope, 'env>, source: &'env dyn Source, name: &'env str) -> Self {
+        let (full, taken) = sync_channel(WAITING);
+        scope.spawn(move || {
+            // A reader that nobody listens to any more stops at its next piece.
+            let stopped = || Error::argument("shard", "reading was given up", "nothing");
+            let all = source.read(name, &mut |piece| full.send(Ok(piece.to_vec())).map_err(|_| stopped()));
+            if let Err(error) = all {
+                let _ = full.send(Err(error));
+            }
+        });
+        Self { taken, rest: Vec::new(), at: 0 }
+    }
+
     fn take(&mut self, mut count: usize, into: &mut Vec<f32>, early: impl Fn() -> Error) -> Result<()> {
         while count > 0 {
             if self.at == self.rest.len() {
@@ -316,6 +316,70 @@ impl<S: Source> Source for RowsAdded<S> {
     }
 }
 
+/// The sum of two sources that have the same tensors: a base, and what was published as the difference to it.
+pub struct Summed<A, B> {
+    base: A,
+    delta: B,
+    halves: bool,
+}
+
+impl<A: Source, B: Source> Summed<A, B> {
+    /// Adds `delta` to `base`; with `halves` in half precision, as where both are held in it.
+    ///
+    /// # Errors
+    /// They differ in names or shapes.
+    pub fn new(base: A, delta: B, halves: bool) -> Result<Self> {
+        let (a, b) = (base.tensors(), delta.tensors());
+        let lacks = |of: &BTreeMap<String, Vec<usize>>, name: &str| !of.contains_key(name);
+        if let Some(name) = a.keys().find(|name| lacks(b, name)) {
+            return Err(Error::format(delta.label(), format!("`{name}` as in {}", base.label()), "none of this name"));
+        }
+        for (name, shape) in b {
+            let found = a.get(name);
+            if found != Some(shape) {
+                let found = found.map_or("none of this name".into(), |found| format!("{found:?}"));
+                let expected = format!("`{name}` {shape:?} as in {}", delta.label());
+                return Err(Error::format(base.label(), expected, found));
+            }
+        }
+        Ok(Self { base, delta, halves })
+    }
+}
+
+impl<A: Source, B: Source> Source for Summed<A, B> {
+    fn label(&self) -> String {
+        format!("{} and {}", self.base.label(), self.delta.label())
+    }
+
+    fn tensors(&self) -> &BTreeMap<String, Vec<usize>> {
+        self.delta.tensors()
+    }
+
+    fn read(&self, name: &str, sink: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        thread::scope(|scope| {
+            let mut other = Part::of(scope, &self.delta, name);
+            let mut sums = Vec::new();
+            self.base.read(name, &mut |piece| {
+                sums.clear();
+                other.take(piece.len(), &mut sums, || {
+                    Error::format(self.delta.label(), format!("all numbers of `{name}`"), "an early end")
+                })?;
+                for (sum, base) in sums.iter_mut().zip(piece) {
+                    *sum += base;
+                    if self.halves {
+                        *sum = f16::from_f32(*sum).to_f32();
+                    }
+                }
+                sink(&sums)
+            })
+        })
+    }
+
+    fn has_values(&self) -> bool {
+        self.base.has_values() && self.delta.has_values()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -398,6 +462,25 @@ mod tests {
         let error = whole.read("a", &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("short") && error.contains("early end"), "{error}");
         assert!(whole.read("a", &mut |_| Err(Error::Cancelled)).is_err());
+    }
+
+    #[test]
+    fn a_base_and_its_delta_are_added_up() {
+        let base = || source(&[("a", &[300, 700], 0.5), ("norm", &[2], 1.0)]);
+        let delta = || source(&[("a", &[300, 700], 1.0), ("norm", &[2], -3.0)]);
+        let exact = Summed::new(base(), delta(), false).unwrap();
+        let sums: Vec<f32> = (0..300 * 700).map(|i| i as f32 + 0.5 + (i as f32 + 1.0)).collect();
+        assert_eq!(values(&exact, "a"), sums);
+        assert_eq!(values(&exact, "norm"), [-2.0, 0.0]);
+        let halves = Summed::new(base(), delta(), true).unwrap();
+        assert_eq!(
+            values(&halves, "a")[..3000],
+            sums[..3000].iter().map(|s| f16::from_f32(*s).to_f32()).collect::<Vec<_>>()
+        );
+        for other in [&[("a", &[300, 700][..], 0.0)][..], &[("a", &[300, 700], 0.0), ("norm", &[3], 0.0)]] {
+            assert!(Summed::new(base(), source(other), false).is_err());
+            assert!(Summed::new(source(other), delta(), false).is_err());
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use half::{bf16, f16};
 use self::sources::NamesOnly;
 pub use self::{
     checkpoint::{Checkpoint, CheckpointSummary},
-    combine::{Layered, Renamed, RowsAdded, Sharded, Split},
+    combine::{Layered, Renamed, RowsAdded, Sharded, Split, Summed},
     gguf::{GgufSettings, GgufValue},
     packed::KEY as PACKED_KEY,
     random::RandomWeights,

@@ -32,7 +32,7 @@ use musaic_core::{Error, Result, WeightFormat, probe::Probe, weights::Weights};
 pub use self::{
     answer::{Answer, AnswerOptions, Answering, Stopped},
     collector::{Collecting, MusicTokens},
-    source::{Opened, named, open},
+    source::{Belongs, HAS_MUSIC_TOKENS, Opened, belongs, named, open},
 };
 use super::{
     config::{Hooks, LlamaConfig, MetaParams},
@@ -282,7 +282,10 @@ impl M2ugen {
 }
 
 /// Sizes by the shapes of the checkpoint, checked against `params.json`.
-fn detect(params: Option<&MetaParams>, weights: &Weights) -> Result<LlamaConfig> {
+///
+/// # Errors
+/// It is no M2UGen checkpoint, or belongs to another LLaMA than `params`.
+pub fn detect(params: Option<&MetaParams>, weights: &Weights) -> Result<LlamaConfig> {
     let llama = weights.pp("llama");
     let shape = |name: &str| llama.shape_of(name);
     let first = "layers.0.attention.";
