@@ -215,6 +215,8 @@ fn bad_files_are_refused() {
             &["spectrogram", "words.wav", "-o", "a.png"],
             &["convert", "words.wav", "-o", "new"],
             &["convert", "truncated", "-o", "new", "--to", "f8"],
+            &["convert", "truncated", "-o", "new", "--to", "gguf:q2"],
+            &["convert", "words.wav", "-o", "new", "--base", "missing"],
             &["verify", "missing"],
             &["pull", "not-an-id"],
             &["bench", "--only", "nope"],

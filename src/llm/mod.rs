@@ -16,6 +16,7 @@
 //! 0. Query, key and value projections are one matrix, and so are gate and up.
 
 mod config;
+pub mod export;
 pub mod gguf;
 mod layer;
 pub mod m2ugen;

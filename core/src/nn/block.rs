@@ -128,6 +128,11 @@ impl Q8 {
         let values = std::array::from_fn(|half| std::array::from_fn(|i| bytes[2 + 16 * half + i].cast_signed()));
         Self { scale: f16::from_le_bytes([bytes[0], bytes[1]]), values }
     }
+
+    pub(crate) fn to_bytes(self, out: &mut Vec<u8>) {
+        out.extend(self.scale.to_le_bytes());
+        out.extend(self.values.as_flattened().iter().map(|value| value.cast_unsigned()));
+    }
 }
 
 /// 256 four-bit numbers in eight groups of 32, each with a six-bit scale and a six-bit minimum in units of the block's own.
@@ -153,6 +158,13 @@ impl Q4k {
             groups: std::array::from_fn(|i| bytes[4 + i]),
             values: std::array::from_fn(|row| std::array::from_fn(|i| bytes[16 + 16 * row + i])),
         }
+    }
+
+    pub(crate) fn to_bytes(self, out: &mut Vec<u8>) {
+        out.extend(self.scale.to_le_bytes());
+        out.extend(self.minimum.to_le_bytes());
+        out.extend(self.groups);
+        out.extend(self.values.as_flattened());
     }
 }
 

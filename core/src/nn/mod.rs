@@ -25,6 +25,7 @@ mod slices;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use self::packed::{format_for, pack_rows};
 pub use self::{
     activation::{elu, gelu, gelu_tanh, relu, sigmoid_of, silu, silu_gated, tanh_of},
     attention::{KvCache, Mask, attention},

@@ -133,6 +133,26 @@ impl Packed {
     }
 }
 
+/// Whole rows as the blocks of a quantised format, in the bytes that ggml stores.
+///
+/// # Errors
+/// The columns do not divide into the format's blocks, or it has none.
+pub(crate) fn pack_rows(format: WeightFormat, cols: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
+    let mut packer = Packer::new(Packed::format_for(format, cols), values.len() / cols.max(1), cols)?;
+    packer.push(values)?;
+    match packer.finish()? {
+        Packed::Q8(blocks) => blocks.into_iter().for_each(|block| block.to_bytes(out)),
+        Packed::Q4k(blocks) => blocks.into_iter().for_each(|block| block.to_bytes(out)),
+        other => bail!("{} has no blocks", other.format()),
+    }
+    Ok(())
+}
+
+/// The format that rows of `cols` values really get where `format` is asked for.
+pub(crate) fn format_for(format: WeightFormat, cols: usize) -> WeightFormat {
+    Packed::format_for(format, cols)
+}
+
 /// Packs values as they come.
 pub(super) struct Packer {
     packed: Packed,

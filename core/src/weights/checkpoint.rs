@@ -20,6 +20,7 @@ use super::{
     gguf,
     gguf::GgufSettings,
     safetensors, torch,
+    write::DATA_SHA256,
 };
 use crate::{Result, WeightFormat};
 
@@ -35,6 +36,8 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     inert: BTreeSet<String>,
     settings: Option<GgufSettings>,
+    /// Of each file: where its numbers begin, and the hash of them that it notes.
+    noted: Vec<Option<(u64, String)>>,
     sha256: OnceLock<String>,
 }
 
@@ -112,6 +115,7 @@ impl Checkpoint {
             metadata: BTreeMap::new(),
             inert: BTreeSet::new(),
             settings: None,
+            noted: Vec::new(),
             sha256: OnceLock::new(),
         }
     }
@@ -132,6 +136,9 @@ impl Checkpoint {
             self.shapes.insert(name.clone(), shape);
             self.entries.insert(name, entry);
         }
+        let is_hash = |key: &str| key == DATA_SHA256 || key.strip_suffix(DATA_SHA256).is_some_and(|k| k.ends_with('.'));
+        let hash = listing.metadata.iter().find(|(key, _)| is_hash(key)).map(|(_, hash)| hash.clone());
+        self.noted.push(listing.data.zip(hash));
         self.metadata.extend(listing.metadata);
         self.inert.extend(listing.inert);
         // The first shard of several has them all.
@@ -199,6 +206,26 @@ impl Checkpoint {
         summary
     }
 
+    /// Reads the numbers of all files again and compares them with the sha256 that each notes in its header (see
+    /// [`write_shards`](super::write_shards)). Returns how many files note one.
+    ///
+    /// # Errors
+    /// A file cannot be read, or its numbers are not those that were written.
+    pub fn check_data(&self) -> Result<usize> {
+        let mut checked = 0;
+        for (file, noted) in self.files.iter().zip(&self.noted) {
+            let Some((start, hash)) = noted else { continue };
+            let mut hasher = Sha256::new();
+            hash_from(file, *start, &mut hasher)?;
+            let found = hex(hasher);
+            if &found != hash {
+                return Err(file.broken(format!("the sha256 of its numbers is {found}, the header notes {hash}")));
+            }
+            checked += 1;
+        }
+        Ok(checked)
+    }
+
     /// sha256 of the file, in hexadecimal; of several files, of their bytes one after another in order of their names (as
     /// `cat FILES | sha256sum`). Computed at the first call.
     ///
@@ -209,18 +236,28 @@ impl Checkpoint {
             return Ok(known);
         }
         let mut hasher = Sha256::new();
-        let mut buffer = vec![0; HASHED];
         for file in &self.files {
-            let mut at = 0;
-            while at < file.len() {
-                let piece = &mut buffer[..(file.len() - at).min(HASHED as u64) as usize];
-                file.read_at(at, piece)?;
-                hasher.update(&*piece);
-                at += piece.len() as u64;
-            }
+            hash_from(file, 0, &mut hasher)?;
         }
-        Ok(self.sha256.get_or_init(|| format!("{:x}", hasher.finalize())))
+        let hex = hex(hasher);
+        Ok(self.sha256.get_or_init(|| hex))
     }
+}
+
+/// Hashes a file from byte `at` on.
+fn hash_from(file: &Bytes, mut at: u64, hasher: &mut Sha256) -> Result<()> {
+    let mut buffer = vec![0; HASHED];
+    while at < file.len() {
+        let piece = &mut buffer[..(file.len() - at).min(HASHED as u64) as usize];
+        file.read_at(at, piece)?;
+        hasher.update(&*piece);
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Source for Checkpoint {

@@ -43,6 +43,8 @@ pub(super) struct Listing {
     pub(super) metadata: Vec<(String, String)>,
     /// Names in a pickled table that were left inert.
     pub(super) inert: BTreeSet<String>,
+    /// Where numbers begin, for kinds of files that note a hash of them.
+    pub(super) data: Option<u64>,
     /// Of a GGUF file.
     pub(super) settings: Option<GgufSettings>,
 }

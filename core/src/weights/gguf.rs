@@ -163,6 +163,15 @@ impl GgufSettings {
     }
 }
 
+impl IntoIterator for GgufSettings {
+    type Item = (String, GgufValue);
+    type IntoIter = std::collections::btree_map::IntoIter<String, GgufValue>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl FromIterator<(String, GgufValue)> for GgufSettings {
     fn from_iter<I: IntoIterator<Item = (String, GgufValue)>>(settings: I) -> Self {
         Self(settings.into_iter().collect())
@@ -414,6 +423,7 @@ pub(super) fn read(bytes: &Bytes, file: usize) -> Result<Listing> {
     listing.settings = Some(GgufSettings(known));
     let described = (0..tensors).map(|_| tensor(&mut cursor)).collect::<Result<Vec<_>>>()?;
     let data = cursor.at.next_multiple_of(alignment);
+    listing.data = Some(data);
     let mut names = BTreeSet::new();
     for Described { name, shape, offset, len, dtype, encoding } in described {
         let start = data.checked_add(offset);

@@ -22,6 +22,7 @@ mod sources;
 mod stream;
 mod torch;
 mod write;
+mod write_gguf;
 mod zip;
 
 use std::{
@@ -43,7 +44,8 @@ pub use self::{
     random::RandomWeights,
     report::{LoadReport, Misshaped, Missing, Unused},
     sources::InMemory,
-    write::{StoredAs, write_safetensors},
+    write::{DATA_SHA256, StoredAs, write_safetensors, write_shards},
+    write_gguf::write_gguf,
 };
 use crate::{
     Result, WeightFormat,

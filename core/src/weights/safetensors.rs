@@ -47,7 +47,7 @@ pub(super) fn read(bytes: &Bytes, file: usize) -> Result<Listing> {
         let found = format!("the file has {} bytes, its safetensors header describes {expected}", bytes.len());
         return Err(bytes.broken(found));
     }
-    let mut listing = Listing::default();
+    let mut listing = Listing { data: Some(start), ..Listing::default() };
     let mut packed = packed::Table::new();
     for (key, value) in header.metadata().iter().flatten() {
         if key == packed::KEY {

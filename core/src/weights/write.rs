@@ -1,13 +1,15 @@
-//! Writes safetensors files: streamed, atomic, the same bytes every time.
+//! Writes safetensors files: streamed, atomic, the same bytes every time; large ones in shards.
 
 use std::{
     collections::BTreeMap,
-    io::{BufWriter, Write},
-    path::Path,
+    io::{self, BufWriter, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
 };
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{Source, encoding, packed};
 use crate::{Error, Result, files};
@@ -65,7 +67,78 @@ pub fn write_safetensors(
     metadata: &BTreeMap<String, String>,
     choose: &dyn Fn(&str, &[usize]) -> Option<StoredAs>,
 ) -> Result<u64> {
-    let path = path.as_ref();
+    write_file(path.as_ref(), source, metadata, choose, false)
+}
+
+/// As [`write_safetensors`] into `folder`, in files of at most `most` bytes of numbers (or one tensor): `{stem}.safetensors`, or
+/// `{stem}-00001-of-00003.safetensors` and so on with their index. Each file notes the sha256 of its numbers under
+/// [`DATA_SHA256`], which [`Checkpoint::check_data`] compares. Returns the files and the size of all.
+///
+/// # Errors
+/// As [`write_safetensors`].
+///
+/// [`Checkpoint::check_data`]: super::Checkpoint::check_data
+pub fn write_shards(
+    folder: &Path,
+    stem: &str,
+    source: &dyn Source,
+    metadata: &BTreeMap<String, String>,
+    choose: &dyn Fn(&str, &[usize]) -> Option<StoredAs>,
+    most: u64,
+) -> Result<(Vec<PathBuf>, u64)> {
+    let mut shards: Vec<Vec<&str>> = vec![Vec::new()];
+    let (mut filled, mut total) = (0u64, 0u64);
+    for (name, shape) in source.tensors() {
+        let Some(stored) = choose(name, shape) else { continue };
+        let bytes = planned(folder, name, shape, stored, &mut packed::Table::new())?.bytes as u64;
+        if filled > 0 && filled.saturating_add(bytes) > most {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled = filled.saturating_add(bytes);
+        total = total.saturating_add(bytes);
+        if let Some(last) = shards.last_mut() {
+            last.push(name);
+        }
+    }
+    let count = shards.len();
+    let (mut files, mut size, mut map) = (Vec::new(), 0, BTreeMap::new());
+    for (i, names) in shards.iter().enumerate() {
+        let file = if count == 1 {
+            format!("{stem}.safetensors")
+        } else {
+            format!("{stem}-{:05}-of-{count:05}.safetensors", i + 1)
+        };
+        let path = folder.join(&file);
+        let here = |name: &str, shape: &[usize]| names.binary_search(&name).ok().and_then(|_| choose(name, shape));
+        size += write_file(&path, source, metadata, &here, true)?;
+        map.extend(names.iter().map(|name| ((*name).to_owned(), file.clone())));
+        files.push(path);
+    }
+    let index = folder.join(format!("{stem}.safetensors.index.json"));
+    if count > 1 {
+        let text = format!("{:#}\n", json!({ "metadata": { "total_size": total }, "weight_map": map }));
+        files::write_atomic(&index, text.as_bytes())?;
+    }
+    Ok((files, size))
+}
+
+/// Note in a file's header: sha256 of all bytes behind the header.
+pub const DATA_SHA256: &str = "data_sha256";
+/// What stands there until it is known.
+pub(super) const UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+fn write_file(
+    path: &Path,
+    source: &dyn Source,
+    metadata: &BTreeMap<String, String>,
+    choose: &dyn Fn(&str, &[usize]) -> Option<StoredAs>,
+    hashed: bool,
+) -> Result<u64> {
+    let mut metadata = metadata.clone();
+    if hashed {
+        metadata.insert(DATA_SHA256.to_owned(), UNKNOWN.to_owned());
+    }
     let mut table = packed::Table::new();
     let mut plan = Vec::new();
     for (name, shape) in source.tensors() {
@@ -74,7 +147,7 @@ pub fn write_safetensors(
     }
     // Wider types first, so that every tensor is aligned to its type.
     plan.sort_by(|a, b| b.stored.dtype().1.cmp(&a.stored.dtype().1).then_with(|| a.name.cmp(b.name)));
-    let header = header(path, &plan, &table, metadata)?;
+    let header = header(path, &plan, &table, &metadata)?;
     if path.file_name().is_none() {
         return Err(Error::format(path, "the name of a file", "a path without one"));
     }
@@ -84,14 +157,45 @@ pub fn write_safetensors(
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
     out.write_all(&header).map_err(fail)?;
     let mut size = 8 + header.len() as u64;
+    let mut out = Hashing { out, hasher: Sha256::new() };
     for tensor in &plan {
         write_tensor(path, source, tensor, &mut out)?;
         size += tensor.bytes as u64;
     }
-    out.flush().map_err(fail)?;
-    drop(out);
+    let hash = out.finish().map_err(fail)?;
+    let note = format!("\"{DATA_SHA256}\":\"{UNKNOWN}");
+    if hashed && let Some(at) = header.windows(note.len()).position(|bytes| bytes == note.as_bytes()) {
+        let place = 8 + (at + note.len() - UNKNOWN.len()) as u64;
+        partial.as_file().write_all_at(hash.as_bytes(), place).map_err(fail)?;
+    }
     files::commit(partial, path, true).map_err(fail)?;
     Ok(size)
+}
+
+/// Writes, and hashes what it writes.
+pub(super) struct Hashing<W: Write> {
+    pub(super) out: W,
+    pub(super) hasher: Sha256,
+}
+
+impl<W: Write> Hashing<W> {
+    /// The hash in hexadecimal, once everything has left.
+    pub(super) fn finish(mut self) -> io::Result<String> {
+        self.out.flush()?;
+        Ok(self.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 fn planned<'a>(
