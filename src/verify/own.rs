@@ -375,6 +375,23 @@ mod tests {
             ("a norm that does not scale", 1, false, |w| {
                 w.get_mut("encoder.block.1.layer.1.layer_norm.weight").unwrap().1.fill(0.5);
             }),
+            ("keys of a shared head swapped", 4, false, |w| {
+                swap_rows(w.get_mut("layers.1.attention.wk.weight").unwrap(), 64, 0, 1);
+            }),
+            ("gate and up projections swapped", 4, false, |w| {
+                let first = w["layers.0.feed_forward.w1.weight"].clone();
+                let second = w.insert("layers.0.feed_forward.w3.weight".into(), first).unwrap();
+                w.insert("layers.0.feed_forward.w1.weight".into(), second);
+            }),
+            ("an update that is left out", 4, false, |w| {
+                w.get_mut("layers.0.attention.lora_wv_l2.weight").unwrap().1.fill(0.0);
+            }),
+            ("rows of the head in the other order", 4, true, |w| {
+                let (shape, values) = w.get_mut("output.weight").unwrap();
+                let rows: Vec<_> = values.chunks(shape[1]).rev().flatten().copied().collect();
+                *values = rows;
+            }),
+            ("closed gates", 4, false, |w| w.get_mut("layers.2.attention.gate").unwrap().1.fill(0.0)),
         ]
     }
 
