@@ -220,6 +220,7 @@ fn bad_files_are_refused() {
             &["verify", "missing"],
             &["pull", "not-an-id"],
             &["bench", "--only", "nope"],
+            &["bench", "load", "new", "--scale", "2"],
             &["train", "lm", "--init", "missing", "--batches", "missing", "-o", "new"],
         ],
     );

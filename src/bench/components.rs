@@ -132,7 +132,7 @@ fn unknown(name: &str) -> BadInput {
     .hint("SIZE is small, medium or large (of mert 95m or 330m), and FORMAT one of f32, bf16, f16, q8_0 and q4_k")
 }
 
-fn row(about: String, value: f64, unit: &str) -> Row {
+pub(super) fn row(about: String, value: f64, unit: &str) -> Row {
     Row {
         component: String::new(),
         about,

@@ -2,6 +2,7 @@
 //!
 //! Every component runs in a process of its own, so that its peak memory is its own and nothing is warm that would not be.
 
+pub mod checkpoint;
 pub mod components;
 
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,7 @@
 //! `musaic bench`: times each component at the published shapes.
 
+mod load;
+
 use std::process::{Command, ExitCode};
 
 use anyhow::Context;
@@ -12,7 +14,10 @@ use crate::{
 
 /// Arguments of `musaic bench`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Task>,
     /// Components to time, such as lm:small:q8_0, encodec:decode, t5:f32, mert:330m:f32, vit:f32, vivit:f32, load:small:bf16, nano:first-sound
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
@@ -27,6 +32,13 @@ pub struct Args {
     component: Option<String>,
 }
 
+/// What is timed otherwise.
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    /// Write a checkpoint of M2UGen's published layout and size once, and measure what loading it takes
+    Load(load::Args),
+}
+
 #[derive(Serialize)]
 struct Report {
     schema_version: u32,
@@ -36,6 +48,9 @@ struct Report {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(Task::Load(args)) = &args.command {
+        return load::run(args);
+    }
     let choice: musaic_core::DeviceChoice = args.device.parse()?;
     if let Some(name) = &args.component {
         super::print_json(&components::measure(name, &choice.open()?)?)?;
@@ -73,10 +88,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn in_own_process(name: &str, device: &str) -> anyhow::Result<Row> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(["bench", "--component", name, "--device", device])
-        .output()
-        .context("starting this program again")?;
+    measured(name, Command::new(std::env::current_exe()?).args(["bench", "--component", name, "--device", device]))
+}
+
+/// The row that this program prints when it is started once more.
+fn measured(name: &str, command: &mut Command) -> anyhow::Result<Row> {
+    let output = command.output().context("starting this program again")?;
     if !output.status.success() {
         anyhow::bail!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim_start_matches("error: ").trim());
     }
