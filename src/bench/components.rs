@@ -27,7 +27,7 @@ use musaic_encoders::{
 };
 use serde_json::json;
 
-use super::Row;
+use super::{Row, llama};
 use crate::{
     failure::BadInput,
     pipeline::{preflight, speed::Step},
@@ -95,6 +95,8 @@ pub fn measure(name: &str, device: &Device) -> anyhow::Result<Row> {
         ["vit", format] => picture_encoder(format.parse()?, device)?,
         ["vivit", format] => video_encoder(format.parse()?, device)?,
         ["load", size, format] => load(size, format.parse()?, device)?,
+        ["llama", size, format, "prefill"] => llama::prefill(size, format.parse()?, device)?,
+        ["llama", size, format, "decode"] => llama::decode(size, format.parse()?, device)?,
         ["nano", "first-sound"] => first_sound()?,
         _ => return Err(unknown(name).into()),
     };
@@ -116,6 +118,10 @@ pub fn check(name: &str) -> anyhow::Result<()> {
             mert_config(size)?;
             format.parse::<WeightFormat>()?;
         }
+        ["llama", size, format, "prefill" | "decode"] => {
+            llama::config(size)?;
+            format.parse::<WeightFormat>()?;
+        }
         ["t5" | "vit" | "vivit", format] => {
             format.parse::<WeightFormat>()?;
         }
@@ -127,9 +133,9 @@ pub fn check(name: &str) -> anyhow::Result<()> {
 
 fn unknown(name: &str) -> BadInput {
     BadInput::new(format!(
-        "component: `{name}`, expected lm:SIZE:FORMAT, encodec:decode, encodec:encode, t5:FORMAT, mert:SIZE:FORMAT, vit:FORMAT, vivit:FORMAT, load:SIZE:FORMAT or nano:first-sound"
+        "component: `{name}`, expected lm:SIZE:FORMAT, encodec:decode, encodec:encode, t5:FORMAT, mert:SIZE:FORMAT, vit:FORMAT, vivit:FORMAT, load:SIZE:FORMAT, llama:SIZE:FORMAT:prefill, llama:SIZE:FORMAT:decode or nano:first-sound"
     ))
-    .hint("SIZE is small, medium or large (of mert 95m or 330m), and FORMAT one of f32, bf16, f16, q8_0 and q4_k")
+    .hint("SIZE is small, medium or large (of mert 95m or 330m, of llama 7b or 135m), and FORMAT one of f32, bf16, f16, q8_0 and q4_k")
 }
 
 pub(super) fn row(about: String, value: f64, unit: &str) -> Row {

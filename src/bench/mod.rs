@@ -4,6 +4,7 @@
 
 pub mod checkpoint;
 pub mod components;
+mod llama;
 
 use serde::{Deserialize, Serialize};
 

@@ -18,7 +18,7 @@ use crate::{
 pub struct Args {
     #[command(subcommand)]
     command: Option<Task>,
-    /// Components to time, such as lm:small:q8_0, encodec:decode, t5:f32, mert:330m:f32, vit:f32, vivit:f32, load:small:bf16, nano:first-sound
+    /// Components to time, such as lm:small:q8_0, encodec:decode, t5:f32, mert:330m:f32, vit:f32, vivit:f32, load:small:bf16, llama:7b:q4_k:decode, nano:first-sound
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// cpu, cuda or cuda:INDEX

@@ -123,6 +123,12 @@ impl Llama {
         layers + self.embeddings.bytes() + self.head.as_ref().map_or(0, Matrix::bytes)
     }
 
+    /// Bytes of the matrices that one token reads: of the table of embeddings a row, unless it is the head, too.
+    pub fn bytes_per_token(&self) -> usize {
+        let table = self.embeddings.bytes();
+        self.bytes() - if self.head.is_some() { table - table / self.embeddings.rows().max(1) } else { 0 }
+    }
+
     /// What `layer` looks at besides the tokens, from `adapter [1 or batch, length, hidden]`; `None` for a layer without
     /// gates.
     ///
