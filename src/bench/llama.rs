@@ -7,7 +7,7 @@ use musaic_core::{WeightFormat, weights::Weights};
 
 use super::Row;
 use crate::{
-    cli::failure::BadInput,
+    failure::BadInput,
     llm::{Hooks, Layout, Llama, LlamaConfig, LlamaState, rope::RopeConfig},
 };
 

@@ -299,7 +299,7 @@ impl LlamaTokenizer {
         if settings.get(&key("precompiled_charsmap")).is_some() {
             return Err(Error::format(path, "no normaliser", "one with a map of characters"));
         }
-        Self::from_model(path, model, &added).map(Some)
+        Self::new(path, model, &added).map(Some)
     }
 }
 

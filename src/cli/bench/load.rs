@@ -10,7 +10,7 @@ use musaic_core::{Error, WeightFormat};
 use super::measured;
 use crate::{
     bench::{Row, checkpoint},
-    cli::failure::BadInput,
+    failure::BadInput,
     pipeline::preflight::gigabytes,
 };
 
