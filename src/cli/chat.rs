@@ -219,20 +219,8 @@ impl<'a> Chat<'a> {
     fn play(&mut self, words: &str, inputs: &[Input], reply: system::Reply, seed: u64) -> anyhow::Result<PathBuf> {
         let composition = self.studio.composition(reply, inputs)?;
         let path = free(&self.args.folder);
-        let job = Job {
-            config: self.config.clone(),
-            prompt: words.to_owned(),
-            seed,
-            output: Output::Files(vec![path.clone()]),
-            normalize_lufs: None,
-            continue_from: None,
-            melody: None,
-            compose: Some(Vec::new()),
-            keep: None,
-            span: None,
-            explain: false,
-            stop_after_steps: None,
-        };
+        let output = Output::Files(vec![path.clone()]);
+        let job = Job::new(self.config.clone(), words, seed, output).with_compose(Some(Vec::new()));
         let watch = |spec: &DecoderSpec| Progress::new("playing", spec.frame_rate_hz, self.args.quiet);
         let report = self.studio.play(&job, Some(composition), &self.cancel, watch)?;
         let report = report.ok_or(Error::Cancelled)?;

@@ -111,7 +111,7 @@ struct Report<'a> {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Some(path) = &args.batch else { return one(args) };
+    let Some(path) = &args.batch else { return one(args, false) };
     let batch = Batch::open(path)?;
     for row in batch.rows() {
         let output = row.file("output").ok_or_else(|| row.missing("output"))?;
@@ -134,7 +134,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             batch: None,
             ..args.clone()
         };
-        let code = one(&args).with_context(|| row.at().to_owned())?;
+        let code = one(&args, true).with_context(|| row.at().to_owned())?;
         if code != ExitCode::SUCCESS {
             return Ok(code);
         }
@@ -142,7 +142,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn one(args: &Args) -> anyhow::Result<ExitCode> {
+fn one(args: &Args, in_batch: bool) -> anyhow::Result<ExitCode> {
     let (Some(track), Some(instruction)) = (&args.track, &args.instruction) else {
         return Err(BadInput::new("edit: expected a track and an instruction").into());
     };
@@ -196,20 +196,14 @@ fn one(args: &Args) -> anyhow::Result<ExitCode> {
         Some(named.map(|(path, kind)| system::look(path, Some(kind))).collect::<anyhow::Result<Vec<_>>>()?)
     };
     let goes_on = span.is_some() || keep == Some(Keep::Start);
-    let job = Job {
-        prompt: instruction.clone(),
-        seed,
-        output,
-        normalize_lufs: args.normalize.as_deref().map(loudness).transpose()?,
-        continue_from: goes_on.then(|| track.clone()),
-        melody: (keep == Some(Keep::Melody)).then(|| track.clone()),
-        compose,
-        keep,
-        span,
-        explain: args.explain,
-        stop_after_steps: None,
-        config,
-    };
+    let melody = (keep == Some(Keep::Melody)).then(|| track.clone());
+    let job = Job::new(config, instruction, seed, output)
+        .with_loudness(args.normalize.as_deref().map(loudness).transpose()?)
+        .with_tracks(goes_on.then(|| track.clone()), melody)
+        .with_compose(compose)
+        .with_edit(keep, span)
+        .with_explain(args.explain)
+        .with_whole(in_batch);
 
     let cancel = stop::on_interrupt();
     let plan = generate::plan(&job)?;

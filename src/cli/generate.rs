@@ -254,7 +254,7 @@ fn batch(args: &Args, config: &RunConfig, path: &Path, free: bool) -> anyhow::Re
             force: args.force,
             ..Args::default()
         };
-        jobs.push(job(&row_args, &config, inputs.clone()).with_context(|| row.at().to_owned())?);
+        jobs.push(job(&row_args, &config, inputs).with_context(|| row.at().to_owned())?.with_whole(true));
     }
     let mut kinds: Vec<Input> = Vec::new();
     for input in jobs.iter().flat_map(|job| job.compose.iter().flatten()) {
@@ -280,11 +280,7 @@ fn batch(args: &Args, config: &RunConfig, path: &Path, free: bool) -> anyhow::Re
         if !args.quiet {
             super::say(&describe(&report));
         }
-        let stopped = report.stopped;
         takes.push(report);
-        if stopped {
-            return Err(Error::Cancelled.into());
-        }
     }
     if args.json {
         super::print_json(&takes)?;
@@ -313,21 +309,13 @@ fn job(args: &Args, config: &RunConfig, inputs: Vec<Input>) -> anyhow::Result<Jo
     }
     let seed = args.seed.unwrap_or_else(draw_seed);
     let output = Output::plan(args.output.as_deref(), &prompt, seed, config.generate.takes, args.force)?;
-    Ok(Job {
-        config: config.clone(),
-        prompt,
-        seed,
-        output,
-        normalize_lufs,
-        continue_from: args.continue_from.clone(),
-        melody: args.melody.clone(),
-        // Words alone go through a language model only where the user names one.
-        compose: if inputs.is_empty() && config.system.checkpoint.is_empty() { None } else { Some(inputs) },
-        keep: None,
-        span: None,
-        explain: args.explain,
-        stop_after_steps: None,
-    })
+    // Words alone go through a language model only where the user names one.
+    let compose = if inputs.is_empty() && config.system.checkpoint.is_empty() { None } else { Some(inputs) };
+    Ok(Job::new(config.clone(), prompt, seed, output)
+        .with_loudness(normalize_lufs)
+        .with_tracks(args.continue_from.clone(), args.melody.clone())
+        .with_compose(compose)
+        .with_explain(args.explain))
 }
 
 impl Args {

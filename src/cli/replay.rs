@@ -128,20 +128,13 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> anyhow::Result<Job> {
     };
     // One file a take up to this one; only this one is made.
     let files = vec![target; request.take as usize + 1];
-    Ok(Job {
-        config,
-        prompt: request.prompt.clone(),
-        seed: request.seed,
-        output: Output::Files(files),
-        normalize_lufs: request.normalize_lufs,
-        continue_from: request.continue_from.as_ref().map(|input| input.path.clone().into()),
-        melody: request.melody.as_ref().map(|input| input.path.clone().into()),
-        compose: request.composed.as_ref().map(media).transpose()?,
-        keep: request.keep,
-        span: request.span,
-        explain: false,
-        stop_after_steps: request.stopped.map(|stopped| stopped.steps),
-    })
+    let path = |input: &Option<Input>| input.as_ref().map(|input| PathBuf::from(&input.path));
+    Ok(Job::new(config, &request.prompt, request.seed, Output::Files(files))
+        .with_loudness(request.normalize_lufs)
+        .with_tracks(path(&request.continue_from), path(&request.melody))
+        .with_compose(request.composed.as_ref().map(media).transpose()?)
+        .with_edit(request.keep, request.span)
+        .with_stop_after(request.stopped.map(|stopped| stopped.steps)))
 }
 
 /// The media that a piece was composed from, none of them changed since.

@@ -232,20 +232,7 @@ mod tests {
         layers.flag("system.checkpoint", Some("debug"));
         layers.flag("system.max_tokens", Some(8i64));
         layers.flag("generate.seconds", Some(0.5));
-        let job = Job {
-            config: layers.finish().unwrap(),
-            prompt: "calm".into(),
-            seed: 3,
-            output: Output::Stdout,
-            normalize_lufs: None,
-            continue_from: None,
-            melody: None,
-            compose: Some(Vec::new()),
-            keep: None,
-            span: None,
-            explain: false,
-            stop_after_steps: None,
-        };
+        let job = Job::new(layers.finish().unwrap(), "calm", 3, Output::Stdout).with_compose(Some(Vec::new()));
         let stop = Cancel::default();
         let plan = generate::plan(&job).unwrap();
         let composition = plan.compose(&job, &stop, &mut ()).unwrap().unwrap();

@@ -62,9 +62,72 @@ pub struct Job {
     pub explain: bool,
     /// Steps after which to stop, as the user did when the piece was made first.
     pub stop_after_steps: Option<usize>,
+    /// A take that is stopped leaves no file: of a batch, whose rows are done where their file is there.
+    pub whole: bool,
 }
 
 impl Job {
+    /// Words alone to a take.
+    pub fn new(config: RunConfig, prompt: impl Into<String>, seed: u64, output: Output) -> Self {
+        Self {
+            config,
+            prompt: prompt.into(),
+            seed,
+            output,
+            normalize_lufs: None,
+            continue_from: None,
+            melody: None,
+            compose: None,
+            keep: None,
+            span: None,
+            explain: false,
+            stop_after_steps: None,
+            whole: false,
+        }
+    }
+
+    /// The same, brought to a loudness.
+    #[must_use]
+    pub fn with_loudness(self, normalize_lufs: Option<f64>) -> Self {
+        Self { normalize_lufs, ..self }
+    }
+
+    /// The same, going on from one track and following the tune of another.
+    #[must_use]
+    pub fn with_tracks(self, continue_from: Option<PathBuf>, melody: Option<PathBuf>) -> Self {
+        Self { continue_from, melody, ..self }
+    }
+
+    /// The same, composed by a language model from media (none: from the words).
+    #[must_use]
+    pub fn with_compose(self, compose: Option<Vec<system::Input>>) -> Self {
+        Self { compose, ..self }
+    }
+
+    /// The same, as an edit of the track it goes on from.
+    #[must_use]
+    pub fn with_edit(self, keep: Option<Keep>, span: Option<Span>) -> Self {
+        Self { keep, span, ..self }
+    }
+
+    /// The same, and what each input moved is measured.
+    #[must_use]
+    pub fn with_explain(self, explain: bool) -> Self {
+        Self { explain, ..self }
+    }
+
+    /// The same, stopped after so many steps.
+    #[must_use]
+    pub fn with_stop_after(self, stop_after_steps: Option<usize>) -> Self {
+        Self { stop_after_steps, ..self }
+    }
+
+    /// The same; a take that is stopped leaves no file.
+    #[must_use]
+    pub fn with_whole(self, whole: bool) -> Self {
+        Self { whole, ..self }
+    }
+
     /// Openings that a model which can choose makes of each take, if the words ask for anything; 1 is no choice.
     fn openings(&self) -> u32 {
         let words_alone =
@@ -371,7 +434,8 @@ impl Session {
         let summary = self.decoder.decode(&conditioning, &options, cancel, &mut sink)?;
 
         let seconds = summary.samples as f64 / f64::from(spec.sample_rate_hz);
-        if summary.cancelled && seconds < WORTH_KEEPING_S && path.is_some() {
+        // The writer is dropped, and with it what has no name yet: a file that was there stays.
+        if summary.cancelled && path.is_some() && (job.whole || seconds < WORTH_KEEPING_S) {
             return Ok(None);
         }
         if summary.cancelled {
@@ -487,4 +551,38 @@ fn open_writer(path: Option<&Path>, spec: &DecoderSpec, tags: Tags) -> Result<Au
 fn program_sha256() -> Result<String> {
     let path = std::env::current_exe().map_err(|e| Error::io("the program itself", e))?;
     sha256_file(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    struct Unseen;
+
+    impl Watch for Unseen {
+        fn progress(&mut self, _: usize, _: usize) {}
+    }
+
+    #[test]
+    fn a_stopped_row_of_a_batch_leaves_no_file_and_keeps_an_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("a.wav"), folder.path().join("old.wav"));
+        std::fs::write(&old, "old").unwrap();
+        let mut layers = Layers::defaults().unwrap();
+        layers.flag("generate.openings", Some(1i64));
+        layers.flag("generate.seconds", Some(4.0));
+        let config = layers.finish().unwrap();
+        let job = |path: &Path| {
+            Job::new(config.clone(), "calm", 3, Output::Files(vec![path.to_owned()])).with_stop_after(Some(60))
+        };
+        let mut session = plan(&job(&path)).unwrap().load().unwrap();
+        let mut take = |job: &Job| session.take(job, 0, &Cancel::default(), &mut Unseen).unwrap();
+        assert!(take(&job(&path).with_whole(true)).is_none());
+        assert!(take(&job(&old).with_whole(true)).is_none());
+        assert!(!path.exists());
+        assert_eq!(std::fs::read(&old).unwrap(), b"old");
+        assert!(take(&job(&path)).unwrap().stopped);
+        assert!(path.exists());
+    }
 }
