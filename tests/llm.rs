@@ -246,9 +246,13 @@ impl LanguageModel for Script {
 
     fn feed(&mut self, ids: &Tensor) -> musaic_core::Result<Tensor> {
         let (batch, time) = ids.dims2()?;
+        let states = Tensor::arange(self.fed as u32 + 1, (self.fed + time + 1) as u32, &Device::Cpu)?;
         self.fed += time;
-        let last = self.fed as f32;
-        Ok(Tensor::full(last, (batch, time, 1), &Device::Cpu)?)
+        Ok(states.to_dtype(candle_core::DType::F32)?.reshape((batch, time, 1))?)
+    }
+
+    fn truncate(&mut self, positions: usize) {
+        self.fed = self.fed.min(positions);
     }
 
     fn logits(&self, hidden: &Tensor) -> musaic_core::Result<Tensor> {
@@ -311,6 +315,56 @@ fn answers_end_where_they_are_complete() {
     assert_eq!((text.as_str(), stopped), ("calm music", Stopped::NextTurn));
     let (text, stopped, _) = answer(&said, reference());
     assert_eq!((text.as_str(), stopped), ("calm music", Stopped::NextTurn));
+}
+
+#[test]
+fn music_follows_the_words_and_not_the_mark_of_a_turn() {
+    let tokenizer = tokenizer();
+    let first = (tokenizer.vocab_size() - MUSIC_TOKENS.len()) as u32;
+    let id = |piece: &str| tokenizer.id_of(piece).unwrap();
+    let (calm, prompt) = (tokenizer.encode("calm music", false).unwrap(), [1, 300, 301]);
+    let music: Vec<u32> = (first..first + 8).collect();
+    let says = [calm.clone(), vec![id("<0x0A>"), id("##"), id("#")]].concat();
+    let cancel = Cancel::default();
+    // The whole mark, and one that the length cuts off.
+    for (most, stopped) in [(says.len(), Stopped::NextTurn), (says.len() - 1, Stopped::Length)] {
+        let mut model = Script::new(&says, prompt.len(), tokenizer.vocab_size());
+        let options = AnswerOptions {
+            sampling: Sampling::Greedy,
+            max_new_tokens: most,
+            stop_at_newline: false,
+            leave_room: true,
+            ..AnswerOptions::default()
+        };
+        let mut answering =
+            Answering::new(&mut model, &tokenizer, &prompt, (first, 8), MAX_POSITIONS, options, &cancel).unwrap();
+        answering.advance(&cancel, &mut |_| Ok(())).unwrap();
+        assert!(answering.add_music().unwrap());
+        let answer = answering.finish().unwrap();
+        assert_eq!((answer.text.as_str(), answer.stopped), ("calm music", stopped));
+        let words = if stopped == Stopped::NextTurn { calm.len() } else { most };
+        assert_eq!(answer.ids[words..], music);
+        // Each token's state is that of the position before it.
+        let states: Vec<_> = (0..8).map(|k| (prompt.len() + words + k) as f32).collect();
+        assert_eq!(values(answer.music.as_ref().unwrap()), states);
+        assert_eq!(model.fed, prompt.len() + words + 8);
+    }
+}
+
+#[test]
+fn a_long_answer_leaves_room_for_music() {
+    let tokenizer = tokenizer();
+    let music = ((tokenizer.vocab_size() - MUSIC_TOKENS.len()) as u32, 8);
+    let (word, cancel) = (tokenizer.encode("calm", false).unwrap()[0], Cancel::default());
+    for (leave_room, new) in [(true, 21), (false, 29)] {
+        let mut model = Script::new(&[word; 64], 3, tokenizer.vocab_size());
+        let options = AnswerOptions { sampling: Sampling::Greedy, leave_room, ..AnswerOptions::default() };
+        let mut answering =
+            Answering::new(&mut model, &tokenizer, &[1, 300, 301], music, 32, options, &cancel).unwrap();
+        answering.advance(&cancel, &mut |_| Ok(())).unwrap();
+        assert_eq!(answering.new_ids().len(), new);
+        assert_eq!(answering.add_music().unwrap(), leave_room);
+    }
 }
 
 #[test]

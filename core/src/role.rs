@@ -219,6 +219,8 @@ pub trait LanguageModel: Send {
     /// # Errors
     /// An id is unknown, there is no room left, or the arithmetic failed.
     fn feed(&mut self, ids: &Tensor) -> Result<Tensor>;
+    /// Forgets all but the first `positions` of the texts.
+    fn truncate(&mut self, positions: usize);
     /// Hidden states `[batch, time, hidden_size]` to logits `[batch, time, vocab_size]` in f32.
     ///
     /// # Errors

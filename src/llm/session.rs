@@ -105,6 +105,12 @@ impl LanguageModel for Session {
         })
     }
 
+    fn truncate(&mut self, positions: usize) {
+        if let Some(state) = &mut self.state {
+            state.truncate(positions);
+        }
+    }
+
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(self.model.logits(hidden, &mut ())?)
     }

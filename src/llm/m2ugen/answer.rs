@@ -1,5 +1,7 @@
 //! One answer: token after token, until it is complete.
 
+use std::collections::VecDeque;
+
 use candle_core::{Device, Tensor};
 use musaic_core::{
     Error, Result,
@@ -18,6 +20,8 @@ use crate::llm::{
 const STREAM: u32 = 0x7465_7874;
 /// Begins the next instruction: the answer is over.
 const NEXT_TURN: &str = "\n###";
+/// Ids that it is looked for in, as the reference does: the marks of a turn are no longer in LLaMA's vocabulary.
+const NEXT_TURN_IDS: usize = 3;
 /// Piece that cuts a published answer.
 const NEWLINE: &str = "<0x0A>";
 
@@ -37,6 +41,8 @@ pub struct AnswerOptions {
     pub stop_at_newline: bool,
     /// The eight tokens must follow each other.
     pub contiguous: bool,
+    /// The answer ends early enough for [`Answering::add_music`].
+    pub leave_room: bool,
     /// As published: only the next instruction or the length ends an answer, and its text is cut at its first newline with
     /// the music tokens in it.
     pub reference: bool,
@@ -51,6 +57,7 @@ impl Default for AnswerOptions {
             take: 0,
             stop_at_newline: true,
             contiguous: false,
+            leave_room: false,
             reference: false,
         }
     }
@@ -97,8 +104,8 @@ pub struct Answering<'a> {
     most: usize,
     /// Positions that can be fed.
     room: usize,
-    /// State of the last position fed, `[1, 1, dim]`.
-    hidden: Option<Tensor>,
+    /// States of the last positions fed, `[1, 1, dim]` each, the newest last: as many as the mark of a turn may take back.
+    hidden: VecDeque<Tensor>,
     logits: Vec<f32>,
     stopped: Option<Stopped>,
 }
@@ -119,10 +126,10 @@ impl<'a> Answering<'a> {
         cancel: &Cancel,
     ) -> Result<Self> {
         validate(&options.sampling)?;
-        let most = max_positions.min(prompt.len().saturating_add(options.max_new_tokens));
+        let limit = if options.leave_room { max_positions.saturating_sub(music_tokens) } else { max_positions };
+        let most = limit.min(prompt.len().saturating_add(options.max_new_tokens));
         if prompt.is_empty() || most <= prompt.len() {
-            let expected =
-                format!("1 to {} tokens, so that there is room for an answer", max_positions.saturating_sub(1));
+            let expected = format!("1 to {} tokens, so that there is room for an answer", limit.saturating_sub(1));
             return Err(Error::argument("prompt", format!("{} tokens", prompt.len()), expected));
         }
         let rule = match (options.reference, options.contiguous) {
@@ -137,7 +144,7 @@ impl<'a> Answering<'a> {
             prompt: prompt.len(),
             most,
             room: most,
-            hidden: None,
+            hidden: VecDeque::new(),
             logits: Vec::new(),
             stopped: None,
             model,
@@ -158,7 +165,10 @@ impl<'a> Answering<'a> {
 
     fn feed(&mut self, ids: &[u32]) -> Result<()> {
         let states = self.model.feed(&Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?)?;
-        self.hidden = Some(states.narrow(1, ids.len() - 1, 1)?.contiguous()?);
+        for at in ids.len().saturating_sub(NEXT_TURN_IDS)..ids.len() {
+            self.hidden.push_back(states.narrow(1, at, 1)?.contiguous()?);
+        }
+        self.hidden.drain(..self.hidden.len().saturating_sub(NEXT_TURN_IDS));
         Ok(())
     }
 
@@ -175,7 +185,7 @@ impl<'a> Answering<'a> {
     /// # Errors
     /// As [`Answering::step`].
     pub fn step_with(&mut self, given: Option<u32>) -> Result<Option<u32>> {
-        let (None, Some(hidden)) = (self.stopped, self.hidden.clone()) else { return Ok(None) };
+        let (None, Some(hidden)) = (self.stopped, self.hidden.back().cloned()) else { return Ok(None) };
         self.logits = self.model.logits(&hidden)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
         let id = given.unwrap_or_else(|| {
             let piece = Piece { take: self.options.take, opening: 0 };
@@ -192,8 +202,7 @@ impl<'a> Answering<'a> {
     }
 
     fn is_over(&self, id: u32) -> Option<Stopped> {
-        // Three ids, as the reference looks at: the marks of a turn are no longer in LLaMA's vocabulary.
-        let last = &self.ids[self.ids.len().saturating_sub(3)..];
+        let last = &self.ids[self.ids.len().saturating_sub(NEXT_TURN_IDS)..];
         let tail = self.tokenizer.decode(last, false);
         let new = self.new_ids();
         if tail == NEXT_TURN {
@@ -231,28 +240,44 @@ impl<'a> Answering<'a> {
         let tokens = self.music.fresh();
         // The last token was not fed: a mark of the end is not what music follows, a word is.
         let word = self.ids.last().copied().filter(|_| self.stopped == Some(Stopped::Length));
-        let fed = self.ids.len() - usize::from(self.stopped.is_some());
-        let fits = fed + tokens.count() + usize::from(word.is_some()) <= self.room;
-        if !fits || self.stopped == Some(Stopped::Cancelled) {
+        let kept = match self.stopped {
+            Some(Stopped::NextTurn) => self.ids.len() - self.mark(),
+            Some(Stopped::End | Stopped::Newline) => self.ids.len() - 1,
+            _ => self.ids.len(),
+        };
+        if kept + tokens.count() > self.room || self.stopped == Some(Stopped::Cancelled) {
             return Ok(false);
         }
         match word {
             Some(word) => self.feed(&[word])?,
-            None if self.stopped.is_some() => self.ids.truncate(fed),
-            None => {}
+            None => {
+                // Of the mark all but the last is in the state already.
+                let fed = self.ids.len() - usize::from(self.stopped.is_some());
+                self.ids.truncate(kept);
+                self.model.truncate(kept);
+                self.hidden.truncate(self.hidden.len().saturating_sub(fed.saturating_sub(kept)));
+            }
         }
-        let Some(mut hidden) = self.hidden.clone() else { return Ok(false) };
+        let Some(mut hidden) = self.hidden.back().cloned() else { return Ok(false) };
         self.music = tokens;
         for id in self.music.ids() {
             self.music.see(id, &hidden);
             self.ids.push(id);
             self.feed(&[id])?;
-            hidden = match &self.hidden {
+            hidden = match self.hidden.back() {
                 Some(hidden) => hidden.clone(),
                 None => break,
             };
         }
         Ok(self.music.is_complete())
+    }
+
+    /// Ids at the end that are the mark of the next turn.
+    fn mark(&self) -> usize {
+        let new = self.new_ids();
+        let most = NEXT_TURN_IDS.min(new.len());
+        let is_mark = |count: &usize| self.tokenizer.decode(&new[new.len() - count..], false).ends_with(NEXT_TURN);
+        (1..=most).find(is_mark).unwrap_or(most)
     }
 
     /// New ids so far.
@@ -267,7 +292,7 @@ impl<'a> Answering<'a> {
 
     /// State `[1, 1, dim]` of the last position fed, which predicts the next token.
     pub fn hidden(&self) -> Option<&Tensor> {
-        self.hidden.as_ref()
+        self.hidden.back()
     }
 
     /// Text so far, as far as later tokens cannot change it: to be shown while the answer is made.
@@ -288,6 +313,11 @@ impl<'a> Answering<'a> {
         }
         let text = self.shown(new);
         let end = text.find(NEXT_TURN).unwrap_or(text.len());
+        // Where the length ended it within the mark, a part of that is there.
+        let begun = |text: &str| {
+            NEXT_TURN.match_indices('#').map(|(at, _)| at).find(|&at| text.ends_with(&NEXT_TURN[..at + 1]))
+        };
+        let end = if self.stopped.is_some() { end - begun(&text[..end]).map_or(0, |at| at + 1) } else { end };
         text[..end].trim().to_owned()
     }
 

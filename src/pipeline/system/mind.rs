@@ -141,15 +141,17 @@ impl Mind {
     ) -> Result<Reply> {
         let ids = self.prompt_ids(question.instruction)?;
         let mut session = self.model.session(&self.vectors(question.heard)?)?;
-        let options = AnswerOptions { seed: question.seed, take: question.take, ..self.options.clone() };
+        // The published system makes no music where the tokens did not come.
+        let adds_music = question.wants_music && !self.options.reference;
+        let options =
+            AnswerOptions { seed: question.seed, take: question.take, leave_room: adds_music, ..self.options.clone() };
         let tokens = (self.model.first_music_id(), MUSIC_TOKENS.len());
         let mut answering =
             Answering::new(&mut session, &self.tokenizer, &ids, tokens, MAX_POSITIONS, options, cancel)?;
         answering.advance(cancel, shown)?;
         cancel.check()?;
         let own = answering.has_music();
-        // The published system makes no music where the tokens did not come.
-        if question.wants_music && !self.options.reference {
+        if adds_music {
             answering.add_music()?;
         }
         let Answer { ids, text, music, stopped } = answering.finish()?;
