@@ -47,7 +47,7 @@ pub const FAMILIES: [&str; 9] =
 /// Level that clips are brought to before they are described: how loud a clip is shall not count.
 const LEVEL: f64 = 0.1;
 /// A rise over 20 ms, mean over the bands in dB, that counts as an onset: half of what a soft piano note makes.
-const ONSET_DB: f32 = 1.5;
+pub const ONSET_DB: f32 = 1.5;
 
 /// Mono samples at any rate as they are heard: at [`RATE_HZ`].
 ///

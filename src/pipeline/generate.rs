@@ -25,7 +25,7 @@ use super::{
     sink::{TakeSink, Tape, Watch},
     speed::{Speed, Work},
     store::Store,
-    system::{self, DECODER_PART},
+    system::{self, DECODER_PART, System},
 };
 use crate::{config::RunConfig, listen::Ranker};
 
@@ -146,16 +146,21 @@ pub struct Plan {
     pub need_bytes: f64,
     /// About the wall time of one take in seconds; known on the CPU only.
     pub about_s: Option<f64>,
-    store: Store,
-    device: Device,
-    device_name: String,
+    model: Model,
     inputs: Inputs,
     composer: Option<Composer>,
 }
 
+/// A decoder whose files are there, and where it will compute.
+pub struct Model {
+    store: Store,
+    device: Device,
+    device_name: String,
+}
+
 /// Tracks that go in, read and checked.
 #[derive(Default)]
-struct Inputs {
+pub struct Inputs {
     continue_from: Option<(Input, Audio)>,
     melody: Option<(Input, Audio)>,
 }
@@ -192,33 +197,22 @@ pub struct TakeReport {
 /// # Errors
 /// A file, the model or the device is not there or not right, or memory is short.
 pub fn plan(job: &Job) -> anyhow::Result<Plan> {
-    let found = models::find(&job.config.model)?;
-    let choice = job.config.device()?;
-    let store = Store::open(&found)?;
-    let inputs = Inputs {
-        continue_from: job.continue_from.as_deref().map(|path| read_start(path, job.keep)).transpose()?,
-        melody: job.melody.as_deref().map(read_input).transpose()?,
-    };
-    let device = choice.open()?;
+    let model = Model::find(&job.config)?;
+    let inputs = Inputs::read(job)?;
     let composer = match &job.compose {
-        Some(inputs) => Some(Composer::open(&job.config, inputs.clone(), &device)?),
+        Some(inputs) => Some(Composer::open(&job.config, inputs.clone(), &model.device)?),
         None => None,
     };
-    if let Some(composer) = &composer {
-        composer.system().check_decoder(&job.config, &store.spec())?;
-    }
+    let model = match &composer {
+        Some(composer) => model.behind(composer.system(), &job.config)?,
+        None => model,
+    };
+    let Model { store, device, .. } = &model;
     let seconds = job.config.generate.seconds;
     let openings = if store.has_ranker() { job.openings() } else { 1 };
-    // What a checkpoint was trained with comes before what the decoder's folder holds.
-    let trained = composer.as_ref().map(|composer| composer.system().part(DECODER_PART)).transpose()?.flatten();
-    let store = match trained {
-        Some(trained) => store.with_trained(trained),
-        None => store,
-    };
     let need: Need = store.need(seconds, openings);
     let available = if device.is_cpu() { preflight::available_memory() } else { None };
-    let preferred = store.preferred_format(&device);
-    let format = preflight::choose(&need, job.config.format()?, preferred, available)?;
+    let format = preflight::choose(&need, job.config.format()?, store.preferred_format(device), available)?;
     let time = |work: Work| -> Result<f64> { Ok(Speed::measure(&work, format)?.seconds(&work, format)) };
     let about_s = if device.is_cpu() {
         let choice = if openings > 1 { time(store.work(openings, OPENING_S))? } else { 0.0 };
@@ -231,21 +225,34 @@ pub fn plan(job: &Job) -> anyhow::Result<Plan> {
         format,
         need_bytes: need.bytes(format),
         about_s,
-        store,
-        device,
-        device_name: choice.to_string(),
         inputs,
         composer,
+        model,
     })
 }
 
-/// The track to go on from: all of it, or the first seconds of one that is edited.
-fn read_start(path: &Path, keep: Option<Keep>) -> Result<(Input, Audio)> {
+impl Inputs {
+    /// Reads the tracks of a job.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(job: &Job) -> Result<Self> {
+        let start = |path: &Path| read_start(path, job.keep, job.config.generate.seconds);
+        Ok(Self {
+            continue_from: job.continue_from.as_deref().map(start).transpose()?,
+            melody: job.melody.as_deref().map(read_input).transpose()?,
+        })
+    }
+}
+
+/// The track to go on from: all of it, or the first seconds of one that is edited to a piece of `seconds`.
+fn read_start(path: &Path, keep: Option<Keep>, seconds: f64) -> Result<(Input, Audio)> {
     let (input, mut audio) = read_input(path)?;
     if keep == Some(Keep::Start) {
-        // Never more than half of it.
-        let samples = ((KEPT_START_S * f64::from(audio.sample_rate_hz)) as usize).min(audio.len() / 2);
-        audio.channels.iter_mut().for_each(|channel| channel.truncate(samples));
+        // Never more than half of it, nor of what is to come.
+        let samples = |seconds: f64| (seconds * f64::from(audio.sample_rate_hz)) as usize;
+        let kept = samples(KEPT_START_S).min(audio.len() / 2).min(samples(seconds / 2.0));
+        audio.channels.iter_mut().for_each(|channel| channel.truncate(kept));
     }
     Ok((input, audio))
 }
@@ -256,6 +263,72 @@ fn read_input(path: &Path) -> Result<(Input, Audio)> {
     Ok((Input { path: path.display().to_string(), sha256 }, audio))
 }
 
+impl Model {
+    /// Finds the decoder and opens the device.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn find(config: &RunConfig) -> anyhow::Result<Self> {
+        let found = models::find(&config.model)?;
+        let choice = config.device()?;
+        let store = Store::open(&found)?;
+        Ok(Self { store, device: choice.open()?, device_name: choice.to_string() })
+    }
+
+    /// The same as a system wants it: what its checkpoint was trained with comes before what the decoder's folder holds.
+    ///
+    /// # Errors
+    /// The decoder does not listen to what the system gives.
+    pub fn behind(self, system: &System, config: &RunConfig) -> anyhow::Result<Self> {
+        system.check_decoder(config, &self.store.spec())?;
+        Ok(match system.part(DECODER_PART)? {
+            Some(trained) => Self { store: self.store.with_trained(trained), ..self },
+            None => self,
+        })
+    }
+
+    /// Where it will compute.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The files.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Loads it. The hashes that go into the files are computed meanwhile.
+    ///
+    /// # Errors
+    /// The weights do not fit the model, or cannot be read.
+    pub fn load(&self, format: WeightFormat) -> Result<Session> {
+        let Self { store, device, device_name } = self;
+        let (decoder, model_sha256, program_sha256) = thread::scope(|scope| {
+            let model = scope.spawn(|| store.sha256());
+            let program = scope.spawn(program_sha256);
+            let decoder = store.load(device, format);
+            (decoder, join(model), join(program))
+        });
+        Ok(Session {
+            decoder: decoder?,
+            ranker: store.ranker()?,
+            device: device.clone(),
+            format,
+            parameters: store.parameters(),
+            inputs: Inputs::default(),
+            composition: None,
+            model_sha256: model_sha256?,
+            made_with: MadeWith {
+                version: env!("CARGO_PKG_VERSION").into(),
+                program_sha256: program_sha256?,
+                device: device_name.clone(),
+                format: format.name().into(),
+                cpu: musaic_core::nn::cpu_class().into(),
+            },
+        })
+    }
+}
+
 impl Plan {
     /// What will hear, see and answer, if anything will.
     pub fn composer(&self) -> Option<&Composer> {
@@ -264,7 +337,7 @@ impl Plan {
 
     /// What the decoder is.
     pub fn spec(&self) -> DecoderSpec {
-        self.store.spec()
+        self.model.store.spec()
     }
 
     /// Has the language model make of media and words what the decoder listens to; nothing where words alone do.
@@ -278,40 +351,19 @@ impl Plan {
         listener: &mut dyn Listener,
     ) -> anyhow::Result<Option<Composition>> {
         let Some(composer) = &self.composer else { return Ok(None) };
-        let spec = self.store.spec();
+        let spec = self.spec();
         let wish = Wish { instruction: &job.prompt, seed: job.seed, explain: job.explain };
         composer.compose(&job.config, &wish, &spec, cancel, listener).map(Some)
     }
 
-    /// Loads the model. The hashes that go into the files are computed meanwhile.
+    /// Loads the model.
     ///
     /// # Errors
-    /// The weights do not fit the model, or cannot be read.
+    /// As [`Model::load`].
     pub fn load(self) -> Result<Session> {
-        let Self { store, device, format, inputs, device_name, parameters, .. } = self;
-        let (decoder, model_sha256, program_sha256) = thread::scope(|scope| {
-            let model = scope.spawn(|| store.sha256());
-            let program = scope.spawn(program_sha256);
-            let decoder = store.load(&device, format);
-            (decoder, join(model), join(program))
-        });
-        Ok(Session {
-            decoder: decoder?,
-            ranker: store.ranker()?,
-            device,
-            format,
-            parameters,
-            inputs,
-            composition: None,
-            model_sha256: model_sha256?,
-            made_with: MadeWith {
-                version: env!("CARGO_PKG_VERSION").into(),
-                program_sha256: program_sha256?,
-                device: device_name,
-                format: format.name().into(),
-                cpu: musaic_core::nn::cpu_class().into(),
-            },
-        })
+        let mut session = self.model.load(self.format)?;
+        session.set_inputs(self.inputs);
+        Ok(session)
     }
 }
 
@@ -364,6 +416,11 @@ impl Session {
         self.composition = composition;
     }
 
+    /// Tracks that go into the takes from now on.
+    pub fn set_inputs(&mut self, inputs: Inputs) {
+        self.inputs = inputs;
+    }
+
     /// What the decoder listens to.
     fn conditioning(&self, job: &Job) -> Conditioning {
         match &self.composition {
@@ -372,7 +429,7 @@ impl Session {
         }
     }
 
-    /// Makes one take as sound in memory, from the options of a job and where these are changed.
+    /// Makes one take as sound in memory, from the options of a job, where these are changed. Tracks are not among them.
     ///
     /// # Errors
     /// As [`Session::take`].
@@ -385,7 +442,7 @@ impl Session {
         watch: &mut dyn Watch,
     ) -> anyhow::Result<Audio> {
         let spec = self.decoder.spec().clone();
-        let mut options = self.options(job, take, &spec)?;
+        let mut options = self.plain_options(job, take);
         change(&mut options);
         let conditioning = self.conditioning(job);
         let mut tape = Tape::new(&spec, watch);
@@ -460,9 +517,11 @@ impl Session {
         }))
     }
 
-    /// The track to go on from.
-    pub(super) fn track(&self) -> Option<&Audio> {
-        self.inputs.continue_from.as_ref().map(|(_, audio)| audio)
+    /// Takes out the track to go on from; its name stays.
+    pub(super) fn lend_track(&mut self) -> Option<Audio> {
+        let (_, audio) = self.inputs.continue_from.as_mut()?;
+        let rest = Audio { channels: Vec::new(), sample_rate_hz: audio.sample_rate_hz };
+        Some(std::mem::replace(audio, rest))
     }
 
     /// What is written into the file.
@@ -505,18 +564,22 @@ impl Session {
             duration_s -= kept as f64 / f64::from(spec.sample_rate_hz);
             continue_from = if kept > 0 { Some(start.narrow(2, 0, kept)?) } else { None };
         }
-        Ok(DecodeOptions {
-            duration_s,
+        let melody = tensor(&self.inputs.melody, 1)?;
+        Ok(DecodeOptions { duration_s, continue_from, melody, ..self.plain_options(job, take) })
+    }
+
+    /// Without tracks.
+    fn plain_options(&self, job: &Job, take: u32) -> DecodeOptions {
+        DecodeOptions {
+            duration_s: job.config.generate.seconds,
             guidance_scale: job.config.generate.guidance,
             sampling: job.config.generate.sampling(),
             seed: job.seed,
             take,
-            continue_from,
             emit_prompt: true,
-            melody: tensor(&self.inputs.melody, 1)?,
             reference: job.config.reference,
             ..DecodeOptions::default()
-        })
+        }
     }
 }
 

@@ -44,6 +44,14 @@ impl AudioFormat {
         Self::ALL.iter().find(|(format, _)| *format == self).map_or("", |(_, extension)| extension)
     }
 
+    /// Most channels that it is written with.
+    pub fn most_channels(self) -> usize {
+        match self {
+            Self::Wav | Self::Flac => 8,
+            Self::Mp3 | Self::Opus => 2,
+        }
+    }
+
     /// The cargo feature that this build lacks for it.
     pub fn missing_feature(self) -> Option<&'static str> {
         match self {
@@ -197,10 +205,7 @@ impl AudioWriter {
         channels: usize,
         options: &WriteOptions,
     ) -> Result<Self> {
-        let most_channels = match format {
-            AudioFormat::Wav | AudioFormat::Flac => 8,
-            AudioFormat::Mp3 | AudioFormat::Opus => 2,
-        };
+        let most_channels = format.most_channels();
         if !(1..=most_channels).contains(&channels) {
             let range = format!("1 to {most_channels} for .{}", format.extension());
             return Err(Error::argument("channels", channels.to_string(), range));
