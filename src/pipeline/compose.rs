@@ -8,9 +8,9 @@ use musaic_core::{
 };
 
 use super::{
-    preflight::{self, Need},
-    request::{Composed, MediaInput},
-    system::{Encoders, Heard, Input, Mind, Moved, Question, Reply, System, name_of},
+    preflight::{self, Need, Part},
+    request::Composed,
+    system::{Encoders, Heard, Input, Mind, Moved, Question, Reply, System},
 };
 use crate::{
     config::{RunConfig, SystemConfig},
@@ -80,15 +80,52 @@ impl Composer {
     /// # Errors
     /// Files are missing, or memory is short.
     pub fn open(config: &RunConfig, inputs: Vec<Input>, device: &Device) -> anyhow::Result<Self> {
+        let system = Self::system_of(config, &inputs)?;
+        let Part { need, asked, preferred } = Self::part(config, &system, device)?;
+        let available = if device.is_cpu() { preflight::available_memory() } else { None };
+        let format = preflight::choose(&need, asked, preferred, available)?;
+        Ok(Self { need_bytes: need.bytes(format), system, inputs, device: device.clone(), format })
+    }
+
+    /// As [`Composer::open`], for a decoder that is kept beside language model and encoders: one need for all. Gives how the
+    /// decoder is to be held.
+    ///
+    /// # Errors
+    /// As [`Composer::open`], or they do not fit together.
+    pub fn open_beside(
+        config: &RunConfig,
+        inputs: Vec<Input>,
+        device: &Device,
+        decoder: Part,
+    ) -> anyhow::Result<(Self, WeightFormat)> {
+        let system = Self::system_of(config, &inputs)?;
+        let mut ours = Self::part(config, &system, device)?;
+        // In f32 they take the most; see `encoders`.
+        ours.need.plain_parameters += system.encoder_parameters()?;
+        let available = if device.is_cpu() { preflight::available_memory() } else { None };
+        let formats = preflight::choose_all(&[ours, decoder], available)?;
+        let composer = Self {
+            need_bytes: ours.need.bytes(formats[0]),
+            system,
+            inputs,
+            device: device.clone(),
+            format: formats[0],
+        };
+        Ok((composer, formats[1]))
+    }
+
+    fn system_of(config: &RunConfig, inputs: &[Input]) -> anyhow::Result<System> {
         let kinds: Vec<_> = inputs.iter().map(|input| input.kind).collect();
-        let system = System::open(config, &kinds)?;
+        System::open(config, &kinds)
+    }
+
+    /// The language model alone.
+    fn part(config: &RunConfig, system: &System, device: &Device) -> Result<Part> {
         let parameters = system.parameters();
         let preferred = if parameters <= SMALL && device.is_cpu() { WeightFormat::F32 } else { WeightFormat::Bf16 };
         let need =
             Need { matrix_parameters: parameters, plain_parameters: 0, cache_bytes: system.cache_bytes(MAX_POSITIONS) };
-        let available = if device.is_cpu() { preflight::available_memory() } else { None };
-        let format = preflight::choose(&need, config.text_format()?, preferred, available)?;
-        Ok(Self { need_bytes: need.bytes(format), system, inputs, device: device.clone(), format })
+        Ok(Part { need, asked: config.text_format()?, preferred })
     }
 
     /// Memory of the language model in bytes.
@@ -191,18 +228,18 @@ impl Composer {
             }
             _ => {
                 let message = format!("the answer holds no music: {:?}", reply.text);
-                let hint = "ask for music in the words, raise --max-tokens, or leave out --reference, \
-                            which lets only music through that the model began itself";
+                let hint = "ask for music in the words, or leave out --reference, which lets only music through that the \
+                            model began itself";
                 return Err(BadInput::new(message).hint(hint).into());
             }
         };
-        let media = |input: &Input| MediaInput { kind: name_of(input.kind).into(), input: input.record() };
         let record = Composed {
-            inputs: inputs.iter().map(media).collect(),
+            inputs: inputs.iter().map(Input::medium).collect(),
             answer: reply.text.clone(),
             music_tokens_added: reply.music.as_ref().is_some_and(|music| music.added),
             system: SystemConfig { format: self.format.name().into(), ..config.system.clone() },
             fingerprint: self.system.fingerprint().to_owned(),
+            parts: self.system.parts(inputs)?,
         };
         Ok(Composition { conditioning, reply, moved, record })
     }

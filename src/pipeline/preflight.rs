@@ -72,6 +72,50 @@ pub fn choose(
     }
 }
 
+/// One of several parts that are held side by side.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// What it needs.
+    pub need: Need,
+    /// The format asked for.
+    pub asked: Option<WeightFormat>,
+    /// The largest that is worth its room.
+    pub preferred: WeightFormat,
+}
+
+impl Part {
+    /// How it is held where no part takes more than `most`.
+    fn format(&self, most: WeightFormat) -> WeightFormat {
+        self.asked.unwrap_or(if most.bits() < self.preferred.bits() { most } else { self.preferred })
+    }
+}
+
+/// As [`choose`], for parts that are all kept: one need, and no part smaller than the sum makes it.
+///
+/// # Errors
+/// The sum does not fit in any format.
+pub fn choose_all(parts: &[Part], available: Option<u64>) -> Result<Vec<WeightFormat>, BadInput> {
+    let formats = |most| parts.iter().map(|part| part.format(most)).collect::<Vec<_>>();
+    let sum = |most| -> f64 {
+        let shared = OVERHEAD_BYTES * parts.len().saturating_sub(1) as f64;
+        parts.iter().map(|part| part.need.bytes(part.format(most))).sum::<f64>() - shared
+    };
+    let Some(available) = available else { return Ok(formats(WeightFormat::F32)) };
+    let fits = |most: &WeightFormat| sum(*most) <= available as f64 * MEMORY_SHARE;
+    match WeightFormat::ALL.into_iter().find(fits) {
+        Some(most) => Ok(formats(most)),
+        None => {
+            let message = format!(
+                "memory: {} needed for all that is kept, even as small as it may be, {} available",
+                gigabytes(sum(WeightFormat::Q4K)),
+                gigabytes(available as f64)
+            );
+            Err(BadInput::new(message)
+                .hint("use a smaller decoder (--model nano), or `generate`, which keeps one part at a time"))
+        }
+    }
+}
+
 /// Bytes as a person reads them.
 pub fn gigabytes(bytes: f64) -> String {
     if bytes < 1e9 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
@@ -114,6 +158,21 @@ mod tests {
     fn short_memory_takes_the_largest_that_fits() {
         assert_eq!(choose(&SMALL, None, WeightFormat::F32, Some(2_200_000_000)).unwrap(), WeightFormat::Bf16);
         assert_eq!(choose(&SMALL, None, WeightFormat::F32, Some(1_450_000_000)).unwrap(), WeightFormat::Q8_0);
+    }
+
+    #[test]
+    fn what_is_kept_side_by_side_is_one_sum() {
+        let part = |asked, preferred| Part { need: SMALL, asked, preferred };
+        let both = [part(None, WeightFormat::Bf16), part(None, WeightFormat::F32)];
+        let chosen = |available| choose_all(&both, Some(available));
+        assert_eq!(chosen(16_000_000_000).unwrap(), [WeightFormat::Bf16, WeightFormat::F32]);
+        assert_eq!(choose_all(&both, None).unwrap(), [WeightFormat::Bf16, WeightFormat::F32]);
+        // Either would fit alone in a larger format.
+        assert!(choose(&SMALL, Some(WeightFormat::Bf16), WeightFormat::F32, Some(2_600_000_000)).is_ok());
+        assert_eq!(chosen(2_600_000_000).unwrap(), [WeightFormat::Q8_0, WeightFormat::Q8_0]);
+        assert!(chosen(1_000_000_000).unwrap_err().to_string().contains("all that is kept"));
+        let asked = [part(Some(WeightFormat::F32), WeightFormat::Bf16), part(None, WeightFormat::F32)];
+        assert!(choose_all(&asked, Some(2_600_000_000)).is_err());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! A request as it is written into the file it made, so that `musaic replay` can make it again.
 
-use std::{fmt, iter::repeat_n};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    iter::repeat_n,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +111,29 @@ pub struct Composed {
     pub system: SystemConfig,
     /// What tells its checkpoint from others.
     pub fingerprint: String,
+    /// What tells the other files from others, by their key in the configuration: encoders that were used, `tokenizer`, `knn`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, String>,
+}
+
+impl Composed {
+    /// The files of the system that are others than those of `other`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.fingerprint != other.fingerprint {
+            let (was, is) = (&self.fingerprint, &other.fingerprint);
+            differences.push(format!("the language model's checkpoint changed: it was {was}, is {is}"));
+        }
+        let names: BTreeSet<_> = self.parts.keys().chain(other.parts.keys()).collect();
+        for name in names {
+            let (was, is) = (self.parts.get(name), other.parts.get(name));
+            if was != is {
+                let tell = |part: Option<&String>| part.map_or("none", String::as_str).to_owned();
+                differences.push(format!("system.{name} changed: it was {}, is {}", tell(was), tell(is)));
+            }
+        }
+        differences
+    }
 }
 
 /// A medium that went in.

@@ -26,6 +26,11 @@ impl Input {
     pub fn record(&self) -> request::Input {
         request::Input { path: self.path.display().to_string(), sha256: self.sha256.clone() }
     }
+
+    /// The same with its kind.
+    pub fn medium(&self) -> request::MediaInput {
+        request::MediaInput { kind: name_of(self.kind).into(), input: self.record() }
+    }
 }
 
 /// Looks what files are; of each kind there may be one.
@@ -72,6 +77,17 @@ pub fn look(path: &Path, kind: Option<BridgeKind>) -> anyhow::Result<Input> {
         },
     };
     Ok(Input { path: path.to_owned(), kind, sha256: media::sha256(path)? })
+}
+
+/// The first of each kind: enough to find the encoders.
+pub fn one_of_each<'a>(inputs: impl IntoIterator<Item = &'a Input>) -> Vec<Input> {
+    let mut kinds: Vec<Input> = Vec::new();
+    for input in inputs {
+        if !kinds.iter().any(|other| other.kind == input.kind) {
+            kinds.push(input.clone());
+        }
+    }
+    kinds
 }
 
 /// As people call it.

@@ -16,12 +16,19 @@ mod media;
 mod mind;
 mod tree;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+    sync::Arc,
+};
 
 use candle_core::{Device, Tensor};
 use musaic_adapters::{bridge::BridgeKind, knn::Index};
 use musaic_core::{
     Error, Result, WeightFormat,
+    files::{MAX_CONFIG, read_text, sha256_file},
     role::{AudioSpan, Cancel, DecoderSpec, Encoder, EncoderSpec},
     weights::{Checkpoint, Renamed, Source, Weights},
 };
@@ -30,7 +37,7 @@ use sha2::{Digest, Sha256};
 pub use self::{
     explain::Moved,
     inspect::{Inspection, inspect},
-    media::{Input, kind_of, look, look_at, name_of},
+    media::{Input, kind_of, look, look_at, name_of, one_of_each},
     mind::{Mind, Music, Question, Reply},
     tree::{Tree, encoder_of},
 };
@@ -113,8 +120,8 @@ impl System {
             return Ok(Self { config: settings, reference, tree: None, source, sha256 });
         }
         let tree = Tree::find(&settings, kinds)?;
-        let (checkpoint, sha256) = open_checkpoint(&tree.checkpoint)?;
-        Ok(Self { config: settings, reference, source: checkpoint, sha256, tree: Some(tree) })
+        let (source, sha256) = open_weights(&tree)?;
+        Ok(Self { config: settings, reference, source, sha256, tree: Some(tree) })
     }
 
     /// Whether it is the system of random weights.
@@ -132,6 +139,42 @@ impl System {
     pub fn parameters(&self) -> u64 {
         let ours = self.source.tensors().iter().filter(|(name, _)| !is_other_part(name));
         ours.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Parameters of all encoders that are there.
+    ///
+    /// # Errors
+    /// A folder is damaged.
+    pub fn encoder_parameters(&self) -> Result<u64> {
+        let Some(tree) = &self.tree else { return Ok(0) };
+        let size =
+            |source: &dyn Source| source.tensors().values().map(|s| s.iter().product::<usize>() as u64).sum::<u64>();
+        let mut all = 0;
+        for (kind, folder) in &tree.encoders {
+            all += match self.part(part_of(*kind))? {
+                Some(weights) => size(&weights),
+                None => size(&Checkpoint::open(folder)?),
+            };
+        }
+        Ok(all)
+    }
+
+    /// What tells the files beside the checkpoint from others, by their key in the configuration: the encoders of `inputs`, the
+    /// tokenizer, the index.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn parts(&self, inputs: &[Input]) -> Result<BTreeMap<String, String>> {
+        let mut parts = BTreeMap::new();
+        let Some(tree) = &self.tree else { return Ok(parts) };
+        for (kind, folder) in tree.encoders.iter().filter(|(kind, _)| inputs.iter().any(|i| i.kind == *kind)) {
+            parts.insert(encoder_of(&self.config, *kind).0.to_owned(), folder_fingerprint(folder)?);
+        }
+        parts.insert("tokenizer".into(), sha256_file(&tree.tokenizer)?);
+        if let Some(index) = &tree.knn {
+            parts.insert("knn".into(), ends_fingerprint(index)?);
+        }
+        Ok(parts)
     }
 
     /// Bytes of keys and values of a text of `positions`, in f32.
@@ -250,15 +293,14 @@ impl System {
     }
 }
 
-/// Opens `checkpoint.pth` under its plain names, with what tells it from others.
-fn open_checkpoint(path: &Path) -> Result<(Arc<dyn Source>, String)> {
-    let source = m2ugen::named(Checkpoint::open(path)?)?;
+/// Opens the weights as [`Mind::load`] will see them, LLaMA's own among them where the checkpoint lacks these, with what tells
+/// them from others.
+fn open_weights(tree: &Tree) -> Result<(Arc<dyn Source>, String)> {
+    let source = m2ugen::open(Some(&tree.checkpoint), Some(&tree.llama))?.source;
     let mut hash = Sha256::new();
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let meta = std::fs::metadata(&tree.checkpoint).map_err(|e| Error::io(&tree.checkpoint, e))?;
     hash.update(meta.len().to_le_bytes());
-    for (name, shape) in source.tensors() {
-        hash.update(format!("{name} {shape:?}\n"));
-    }
+    listing(&source, &mut hash);
     // The gates and the first of the queries are small, and no two trainings share them.
     let small = |name: &&String| name.ends_with(".gate") || name.starts_with("prefix_query");
     for name in source.tensors().keys().filter(small) {
@@ -268,6 +310,40 @@ fn open_checkpoint(path: &Path) -> Result<(Arc<dyn Source>, String)> {
         })?;
     }
     Ok((Arc::new(source), format!("{:x}", hash.finalize())))
+}
+
+/// Names and shapes.
+fn listing(source: &dyn Source, hash: &mut Sha256) {
+    for (name, shape) in source.tensors() {
+        hash.update(format!("{name} {shape:?}\n"));
+    }
+}
+
+/// What tells an encoder's folder from others: its `config.json`, names and shapes, and how many bytes they take.
+fn folder_fingerprint(folder: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(read_text(&folder.join("config.json"), MAX_CONFIG)?);
+    let weights = Checkpoint::open(folder)?;
+    hash.update(weights.summary().bytes.to_le_bytes());
+    listing(&weights, &mut hash);
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+/// What tells a file that may be large from others: its length, its first and its last megabyte.
+fn ends_fingerprint(path: &Path) -> Result<String> {
+    const PIECE: u64 = 1 << 20;
+    let wrap = |e| Error::io(path, e);
+    let mut file = File::open(path).map_err(wrap)?;
+    let bytes = file.metadata().map_err(wrap)?.len();
+    let mut hash = Sha256::new();
+    hash.update(bytes.to_le_bytes());
+    for from in [0, bytes.saturating_sub(PIECE)] {
+        let mut piece = Vec::new();
+        file.seek(SeekFrom::Start(from)).map_err(wrap)?;
+        (&mut file).take(PIECE).read_to_end(&mut piece).map_err(wrap)?;
+        hash.update(piece);
+    }
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// Where the weights of an encoder lie in a checkpoint.
@@ -288,4 +364,29 @@ fn is_other_part(name: &str) -> bool {
         .map(|kind| part_of(*kind))
         .chain([DECODER_PART])
         .any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    #[test]
+    fn a_checkpoint_of_adapters_counts_with_its_llama() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/m2ugen/llm-forward/model");
+        let open = |checkpoint: &str| {
+            let mut layers = Layers::defaults().unwrap();
+            let name = |path: &str| Some(model.join(path).display().to_string());
+            layers.flag("system.checkpoint", name(checkpoint));
+            layers.flag("system.llama", name("llama/7B"));
+            System::open(&layers.finish().unwrap(), &[]).unwrap()
+        };
+        let (whole, adapter) = (open("ckpts/checkpoint.pth"), open("ckpts/adapter.pth"));
+        assert_eq!(adapter.parameters(), whole.parameters());
+        assert!(adapter.cache_bytes(10) > 0);
+        assert_eq!(adapter.cache_bytes(10), whole.cache_bytes(10));
+        assert_ne!(adapter.fingerprint(), whole.fingerprint());
+        // The tokenizer is told from others as well.
+        assert_eq!(whole.parts(&[]).unwrap()["tokenizer"].len(), 64);
+    }
 }
