@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{self, ExitCode},
 };
 
 use musaic_adapters::bridge::BridgeKind;
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     ask::{self, HearingProgress},
-    options::{ModelOptions, SamplingOptions, SystemOptions, draw_seed, number, whole},
+    options::{ModelOptions, SamplingOptions, SystemOptions, draw_seed, for_music, number, whole},
     progress::Progress,
     stop,
 };
@@ -88,35 +88,44 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.system.apply(&mut layers);
     args.sampling.apply(&mut layers);
     layers.flag("generate.seconds", args.seconds);
-    let config = layers.finish()?;
+    let config = for_music(&mut layers, true)?;
     if !args.folder.is_dir() {
         return Err(BadInput::new(format!("folder {}: no such folder", args.folder.display())).into());
     }
     let mut chat = Chat::open(args, &config)?;
     let stdin = std::io::stdin();
     let ours = stdin.is_terminal();
-    if ours {
+    if ours && !args.quiet {
         super::say("/help tells what there is, /quit ends");
     }
     loop {
         if ours {
             prompt()?;
         }
-        let Some(line) = read_line(&mut stdin.lock())? else { break };
-        match line.trim() {
-            "" => {}
-            "/quit" => break,
-            "/help" => super::say(HELP),
-            "/new" => chat.last_track = None,
-            line => {
-                if let Err(error) = chat.turn(line) {
-                    // A bad file or an unlucky answer ends a turn, not the conversation; with a script it ends both.
-                    if !ours || error.downcast_ref::<Error>().is_some_and(|e| matches!(e, Error::Cancelled)) {
-                        return Err(error);
-                    }
-                    super::failure::report(&error);
+        let turn = match read_line(&mut stdin.lock())? {
+            Line::End => break,
+            Line::Bad(error) => Err(error.into()),
+            Line::Text(line) => match command(&line) {
+                Ok(Command::Nothing) => continue,
+                Ok(Command::Quit) => break,
+                Ok(Command::Help) => {
+                    super::say(HELP);
+                    continue;
                 }
+                Ok(Command::New) => {
+                    chat.last_track = None;
+                    continue;
+                }
+                Ok(Command::Say { words, wants_music }) => chat.turn(words, wants_music),
+                Err(error) => Err(error.into()),
+            },
+        };
+        if let Err(error) = turn {
+            // A bad file or an unlucky answer ends a turn, not the conversation; with a script it ends both.
+            if !ours || error.downcast_ref::<Error>().is_some_and(|e| matches!(e, Error::Cancelled)) {
+                return Err(error);
             }
+            super::failure::report(&error);
         }
         if chat.cancel.is_cancelled() {
             return Err(Error::Cancelled.into());
@@ -125,21 +134,62 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a line asks for.
+#[derive(Debug, PartialEq)]
+enum Command<'a> {
+    Nothing,
+    Quit,
+    Help,
+    New,
+    Say { words: &'a str, wants_music: bool },
+}
+
+/// A line begins with a command only where its first word is one; a path that begins it is a path.
+fn command(line: &str) -> Result<Command<'_>, BadInput> {
+    let line = line.trim();
+    let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    match first {
+        "" => Ok(Command::Nothing),
+        "/quit" => Ok(Command::Quit),
+        "/help" => Ok(Command::Help),
+        "/new" => Ok(Command::New),
+        "/play" => Ok(Command::Say { words: rest.trim(), wants_music: true }),
+        _ if first.starts_with('/') && !first[1..].contains('/') && !Path::new(first).is_file() => {
+            Err(BadInput::new(format!("`{first}`: no such command")).hint("/help lists them"))
+        }
+        _ => Ok(Command::Say { words: line, wants_music: false }),
+    }
+}
+
 fn prompt() -> Result<()> {
     let mut out = std::io::stderr();
     out.write_all(b"> ").and_then(|()| out.flush()).map_err(|e| Error::io("standard error", e))
 }
 
-/// The next line; nothing at the end.
-fn read_line(input: &mut impl BufRead) -> anyhow::Result<Option<String>> {
+/// What was read.
+#[derive(Debug)]
+enum Line {
+    Text(String),
+    /// No line that can be understood; what is behind it can be.
+    Bad(BadInput),
+    End,
+}
+
+/// The next line.
+fn read_line(input: &mut impl BufRead) -> Result<Line> {
+    let wrap = |e| Error::io("standard input", e);
     let mut line = Vec::new();
-    let mut limited = std::io::Read::take(input, MAX_LINE);
-    let read = limited.read_until(b'\n', &mut line).map_err(|e| Error::io("standard input", e))?;
-    if read as u64 == MAX_LINE {
-        return Err(BadInput::new(format!("a line of over {MAX_LINE} bytes")).into());
+    let read = std::io::Read::take(&mut *input, MAX_LINE).read_until(b'\n', &mut line).map_err(wrap)?;
+    if read as u64 == MAX_LINE && line.last() != Some(&b'\n') {
+        // The rest of it is no line of its own.
+        input.skip_until(b'\n').map_err(wrap)?;
+        return Ok(Line::Bad(BadInput::new(format!("a line of over {MAX_LINE} bytes"))));
     }
-    let text = String::from_utf8(line).map_err(|_| BadInput::new("a line that is not UTF-8"))?;
-    Ok(if read == 0 { None } else { Some(text) })
+    Ok(match String::from_utf8(line) {
+        Ok(_) if read == 0 => Line::End,
+        Ok(line) => Line::Text(line),
+        Err(_) => Line::Bad(BadInput::new("a line that is not UTF-8")),
+    })
 }
 
 /// A conversation.
@@ -169,15 +219,8 @@ impl<'a> Chat<'a> {
         Ok(Self { args, config, studio, last_track: None, number: 0, seed, cancel: stop::on_interrupt() })
     }
 
-    fn turn(&mut self, line: &str) -> anyhow::Result<()> {
+    fn turn(&mut self, line: &str, wants_music: bool) -> anyhow::Result<()> {
         self.number += 1;
-        let (line, wants_music) = match line.strip_prefix("/play") {
-            Some(rest) => (rest.trim(), true),
-            None if line.starts_with('/') && !Path::new(line).exists() => {
-                return Err(BadInput::new(format!("`{line}`: no such command")).hint("/help lists them").into());
-            }
-            None => (line, false),
-        };
         let (words, files) = split(line);
         let mut inputs = system::look_at(&files)?;
         let has_track = inputs.iter().any(|input| input.kind == BridgeKind::Music);
@@ -224,7 +267,9 @@ impl<'a> Chat<'a> {
         let watch = |spec: &DecoderSpec| Progress::new("playing", spec.frame_rate_hz, self.args.quiet);
         let report = self.studio.play(&job, Some(composition), &self.cancel, watch)?;
         let report = report.ok_or(Error::Cancelled)?;
-        super::say(&super::generate::describe(&report));
+        if !self.args.quiet {
+            super::say(&super::generate::describe(&report));
+        }
         if let Some(player) = &self.args.player {
             start(player, &path)?;
         }
@@ -258,7 +303,7 @@ fn free(folder: &Path) -> PathBuf {
 fn start(player: &str, path: &Path) -> anyhow::Result<()> {
     let mut words = player.split_whitespace();
     let program = words.next().unwrap_or_default();
-    let status = Command::new(program).args(words).arg(path).status();
+    let status = process::Command::new(program).args(words).arg(path).status();
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(BadInput::new(format!("player `{player}`: {status}")).into()),
@@ -308,12 +353,32 @@ mod tests {
     }
 
     #[test]
+    fn commands_are_told_from_paths() {
+        let say = |words| Command::Say { words, wants_music: false };
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(command(" /play calm piano \n").unwrap(), Command::Say { words: "calm piano", wants_music: true });
+        assert_eq!(command("/quit\n").unwrap(), Command::Quit);
+        assert_eq!(command("\n").unwrap(), Command::Nothing);
+        for line in ["/playlists/x.mp3", "/new/x.mp3 slower", file, "and /play is a word"] {
+            assert_eq!(command(line).unwrap(), say(line));
+        }
+        for line in ["/playlists", "/plya calm", "/"] {
+            assert!(command(line).unwrap_err().to_string().contains("no such command"), "{line}");
+        }
+    }
+
+    #[test]
     fn lines_end_and_are_bounded() {
-        let mut input: &[u8] = b"one\ntwo";
-        assert_eq!(read_line(&mut input).unwrap().as_deref(), Some("one\n"));
-        assert_eq!(read_line(&mut input).unwrap().as_deref(), Some("two"));
-        assert_eq!(read_line(&mut input).unwrap(), None);
-        let long = vec![b'x'; MAX_LINE as usize + 1];
-        assert!(read_line(&mut &long[..]).is_err());
+        let long = [vec![b'x'; 2 * MAX_LINE as usize], b"\ntwo\n\xff\nthree".to_vec()].concat();
+        let mut input = &long[..];
+        let mut next = || match read_line(&mut input).unwrap() {
+            Line::Text(text) => text,
+            Line::Bad(error) => error.to_string(),
+            Line::End => "the end".into(),
+        };
+        let over = format!("a line of over {MAX_LINE} bytes");
+        for expected in [&over, "two\n", "a line that is not UTF-8", "three", "the end"] {
+            assert_eq!(next(), expected);
+        }
     }
 }

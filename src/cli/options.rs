@@ -1,10 +1,17 @@
 //! Flags that several subcommands share.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use musaic_core::Error;
 
-use crate::{config::Layers, failure::BadInput};
+use crate::{
+    config::{Layers, RunConfig, SystemConfig},
+    failure::BadInput,
+    pipeline::{models, store::Store},
+};
 
 /// Which model, where and in which format.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -93,10 +100,10 @@ impl SamplingOptions {
     }
 }
 
-/// What hears, sees and answers.
+/// Where the files of what hears, sees and answers are.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Language model and encoders")]
-pub struct SystemOptions {
+pub struct SystemPaths {
     /// M2UGen's checkpoint.pth or its folder; `debug` is a tiny system of random weights
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<String>,
@@ -115,6 +122,32 @@ pub struct SystemOptions {
     /// Blend neighbours from this FAISS index into what is heard
     #[arg(long, value_name = "INDEX")]
     pub knn: Option<String>,
+}
+
+impl SystemPaths {
+    /// Puts these over what a file was made with: they may have moved.
+    pub fn over(&self, config: &mut SystemConfig) {
+        for (given, value) in [
+            (&self.checkpoint, &mut config.checkpoint),
+            (&self.llama, &mut config.llama),
+            (&self.mert, &mut config.mert),
+            (&self.vit, &mut config.vit),
+            (&self.vivit, &mut config.vivit),
+            (&self.knn, &mut config.knn),
+        ] {
+            if let Some(given) = given {
+                value.clone_from(given);
+            }
+        }
+    }
+}
+
+/// What hears, sees and answers.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Language model and encoders")]
+pub struct SystemOptions {
+    #[command(flatten)]
+    pub paths: SystemPaths,
     /// Which part of a long track is heard: whole or first60
     #[arg(long, value_name = "PART")]
     pub hear: Option<String>,
@@ -139,12 +172,12 @@ impl SystemOptions {
     /// Puts these flags over the layers.
     pub fn apply(&self, layers: &mut Layers) {
         for (key, value) in [
-            ("checkpoint", &self.checkpoint),
-            ("llama", &self.llama),
-            ("mert", &self.mert),
-            ("vit", &self.vit),
-            ("vivit", &self.vivit),
-            ("knn", &self.knn),
+            ("checkpoint", &self.paths.checkpoint),
+            ("llama", &self.paths.llama),
+            ("mert", &self.paths.mert),
+            ("vit", &self.paths.vit),
+            ("vivit", &self.paths.vivit),
+            ("knn", &self.paths.knn),
             ("audio", &self.hear),
             ("format", &self.text_format),
         ] {
@@ -155,6 +188,53 @@ impl SystemOptions {
         layers.flag("system.top_p", self.text_top_p);
         layers.flag("system.max_tokens", self.max_tokens.map(i64::from));
     }
+}
+
+/// How the published M2UGen guides its decoder, whatever the decoder's own file says.
+const COMPOSED_GUIDANCE: f64 = 3.5;
+
+/// The configuration for music. Under `reference` it is made as the decoder's own file says, and where a language model composes
+/// it (`composed`, or one is configured) as the published system does, which plays the words of the answer; unless told otherwise.
+///
+/// # Errors
+/// A value of the wrong type or out of range, or the decoder is not there.
+pub fn for_music(layers: &mut Layers, composed: bool) -> anyhow::Result<RunConfig> {
+    let config = layers.finish()?;
+    if !config.reference {
+        return Ok(config);
+    }
+    if composed || !config.system.checkpoint.is_empty() {
+        layers.model("system.conditioning", "caption");
+        layers.model("generate.guidance", COMPOSED_GUIDANCE);
+    }
+    let own = Store::open(&models::find(&config.model)?)?.generation_config().clone();
+    layers.model("generate.guidance", own.guidance_scale);
+    layers.model("generate.temperature", if own.do_sample { own.temperature } else { 0.0 });
+    layers.model("generate.top_k", i64::try_from(own.top_k)?);
+    layers.model("generate.top_p", own.top_p);
+    Ok(layers.finish()?)
+}
+
+/// Refuses an output that nothing would be written to. (That clap does not: with words given it holds `--batch` for excused.)
+pub fn only_in_batch(output: Option<&Path>, batch: Option<&Path>) -> Result<(), BadInput> {
+    match (output, batch) {
+        (Some(output), None) => {
+            let message = format!("output `{}`: without --batch, expected none: answers are printed", output.display());
+            Err(BadInput::new(message).hint("`>` puts what is printed into a file"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The seed that was given, or one that is drawn and told.
+pub fn seed(given: Option<u64>, quiet: bool) -> u64 {
+    given.unwrap_or_else(|| {
+        let seed = draw_seed();
+        if !quiet {
+            super::say(&format!("seed {seed}"));
+        }
+        seed
+    })
 }
 
 /// Four bytes of the system's randomness: short enough to type again.
@@ -192,4 +272,25 @@ pub fn number(text: &str) -> Result<f64, &'static str> {
 /// A number of things.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|_| "expected a whole number from 0 up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_of_composed_music_is_that_of_the_whole_system() {
+        let config = |checkpoint: Option<&str>, reference: bool, guidance: Option<f64>| {
+            let mut layers = Layers::defaults().unwrap();
+            layers.flag("system.checkpoint", checkpoint);
+            layers.flag("reference", Some(reference));
+            layers.flag("generate.guidance", guidance);
+            let config = for_music(&mut layers, false).unwrap();
+            (config.system.conditioning, config.generate.guidance)
+        };
+        assert_eq!(config(Some("debug"), true, None), ("caption".into(), 3.5));
+        assert_eq!(config(Some("debug"), true, Some(2.0)), ("caption".into(), 2.0));
+        assert_eq!(config(Some("debug"), false, None), ("projected".into(), 3.0));
+        assert_eq!(config(None, true, None).0, "projected");
+    }
 }
