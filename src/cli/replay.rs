@@ -12,7 +12,7 @@ use musaic_core::{
     role::Cancel,
 };
 
-use super::{progress::Progress, stop};
+use super::{options::SystemPaths, progress::Progress, stop};
 use crate::{
     config::{GenerateConfig, RunConfig},
     failure::BadInput,
@@ -20,7 +20,7 @@ use crate::{
         edit,
         generate::{self, Job},
         output::Output,
-        request::{Composed, Input, MadeWith, MediaInput, Request},
+        request::{Composed, Input, MediaInput, Request},
         system,
     },
 };
@@ -42,6 +42,8 @@ pub struct Args {
     /// Say nothing on the way
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    paths: SystemPaths,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -57,8 +59,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cancel = stop::on_interrupt();
     let plan = generate::plan(&job)?;
     let composition = plan.compose(&job, &cancel, &mut ())?;
+    let mut differences = match (&request.composed, &composition) {
+        (Some(then), Some(now)) => then.differences(&now.record),
+        _ => Vec::new(),
+    };
     let mut session = plan.load()?;
     session.set_composition(composition);
+    for difference in &differences {
+        super::say(&format!("warning: {difference}"));
+    }
     if session.model_sha256() != request.model_sha256 {
         super::say(&format!(
             "warning: the model differs: the file was made with {}, here is {}",
@@ -76,7 +85,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let lengths = (length_s(&args.file)?, length_s(&target)?);
-    super::print(&explain(&request, session.made_with(), session.model_sha256(), lengths))?;
+    differences.extend(request.made_with.differences(session.made_with()));
+    super::print(&explain(&request, differences, session.model_sha256(), lengths))?;
     Ok(ExitCode::FAILURE)
 }
 
@@ -109,7 +119,7 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> anyhow::Result<Job> {
         dtype @ ("f32" | "bf16" | "f16") => (dtype, "none"),
         quantize => ("auto", quantize),
     };
-    let config = RunConfig {
+    let mut config = RunConfig {
         model: args.model.clone().unwrap_or_else(|| request.model.clone()),
         device: request.made_with.device.clone(),
         dtype: dtype.into(),
@@ -121,11 +131,14 @@ fn job(args: &Args, request: &Request, target: PathBuf) -> anyhow::Result<Job> {
             temperature: request.temperature,
             top_k: request.top_k,
             top_p: request.top_p,
-            takes: request.take + 1,
+            takes: request.take.saturating_add(1),
             openings: request.openings,
         },
         system: request.composed.as_ref().map(|composed| composed.system.clone()).unwrap_or_default(),
     };
+    args.paths.over(&mut config.system);
+    // What a file says of itself may be anything.
+    config.validate().with_context(|| format!("{}: its metadata", args.file.display()))?;
     // One file a take up to this one; only this one is made.
     let files = vec![target; request.take as usize + 1];
     let path = |input: &Option<Input>| input.as_ref().map(|input| PathBuf::from(&input.path));
@@ -183,8 +196,7 @@ fn length_s(file: &Path) -> musaic_core::Result<f64> {
 }
 
 /// Which of the things that decide the bytes are other than they were.
-fn explain(request: &Request, here: &MadeWith, model_sha256: &str, (then_s, now_s): (f64, f64)) -> String {
-    let mut differences = request.made_with.differences(here);
+fn explain(request: &Request, mut differences: Vec<String>, model_sha256: &str, (then_s, now_s): (f64, f64)) -> String {
     if then_s < now_s {
         differences.push(format!(
             "the file has {then_s:.2} s of {now_s:.2} s: it was cut, or stopped while it went to a pipe"
