@@ -167,10 +167,76 @@ fn a_batch_goes_on_where_it_was() {
     std::fs::write(path.join("out.jsonl"), format!("{kept}\n{{\"row\"")).unwrap();
     run(path, &["ask", "--batch", "rows.csv", "-o", "out.jsonl", "-q"]);
     let again = std::fs::read_to_string(path.join("out.jsonl")).unwrap();
+    // The wall time in it shows that the kept line was not made once more.
+    assert_eq!(again.lines().next(), Some(kept));
     let answers = |text: &str| -> Vec<Value> {
         text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["answer"].clone()).collect()
     };
     assert_eq!(answers(&first), answers(&again));
+    run(path, &["ask", "--batch", "rows.csv", "-o", "out.jsonl", "-q"]);
+    assert_eq!(std::fs::read_to_string(path.join("out.jsonl")).unwrap(), again);
+    // Other settings are other results.
+    run(path, &["ask", "--batch", "rows.csv", "-o", "out.jsonl", "-q", "--text-temperature", "1"]);
+    assert_eq!(std::fs::read_to_string(path.join("out.jsonl")).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn one_bad_file_does_not_stop_a_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::copy(media("mp3_stereo.mp3"), path.join("a.mp3")).unwrap();
+    std::fs::write(path.join("bad.mp3"), "no sound").unwrap();
+    std::fs::write(path.join("rows.csv"), "file\nbad.mp3\nnone.mp3\na.mp3\n").unwrap();
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(path.join("out.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for verb in ["caption", "tag"] {
+        let _ = std::fs::remove_file(path.join("out.jsonl"));
+        let args = [verb, "--batch", "rows.csv", "-o", "out.jsonl", "-q", "--keep-going"];
+        let code = || musaic(path).args(args).output().unwrap().status.code();
+        assert_eq!(code(), Some(2));
+        let errors = |lines: &[Value]| lines.iter().filter(|line| line["error"].is_string()).count();
+        assert_eq!((lines().len(), errors(&lines())), (3, 2), "{verb}");
+        assert!(lines().iter().any(|line| line["error"].to_string().contains("bad.mp3")));
+        // Those that failed are tried again, and nothing else.
+        assert_eq!(code(), Some(2));
+        assert_eq!((lines().len(), errors(&lines())), (5, 4), "{verb}");
+    }
+    let output = musaic(path).args(["caption", "bad.mp3", "a.mp3", "--keep-going", "--json"]).output().unwrap();
+    assert_eq!((output.status.code(), json(&output).as_array().unwrap().len()), (Some(2), 1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("seed "), "the drawn seed is told");
+}
+
+#[test]
+fn rows_of_edits_are_made_with_everything_loaded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    track(path, 4.0);
+    let rows = "track,instruction,output,from,to\ntrack.wav,add drums,a.wav,,\ntrack.wav,a trumpet,b.wav,1s,2s\n";
+    std::fs::write(path.join("rows.csv"), rows).unwrap();
+    let args = ["edit", "--batch", "rows.csv", "--takes", "1", "-q"];
+    let output = run(path, &[&args[..], &["--json"]].concat());
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["chosen_take"], 0);
+    // The same bytes as by itself, and nothing is made twice.
+    run(path, &["edit", "track.wav", "add drums", "--seed", "0", "-q", "-o", "c.wav"]);
+    assert_eq!(sound(path.join("a.wav")), sound(path.join("c.wav")));
+    let made = std::fs::metadata(path.join("b.wav")).unwrap().modified().unwrap();
+    run(path, &args);
+    assert_eq!(std::fs::metadata(path.join("b.wav")).unwrap().modified().unwrap(), made);
+    for (row, expected) in [
+        ("track.wav,x,d.wav,1s,", "line 2: `from` without `to`"),
+        ("track.wav,x,d.wav,3s,9s", "within the track"),
+        ("track.wav,,d.wav,,", "line 2: no `instruction`"),
+    ] {
+        std::fs::write(path.join("bad.csv"), format!("track,instruction,output,from,to\n{row}\n")).unwrap();
+        let output = musaic(path).args(["edit", "--batch", "bad.csv", "-q"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && text.contains(expected), "{row}: {text}");
+    }
 }
 
 #[test]
@@ -214,17 +280,16 @@ fn outside_a_span_every_sample_stays() {
     let report = json(&run(path, &[&args[..], &["--json", "-q"]].concat()));
     let after = sound(path.join("s.wav"));
     assert_eq!((after.len(), after.channels.len(), after.sample_rate_hz), (before.len(), 2, 44_100));
-    let joined = (report["joined_s"].as_f64().unwrap() * 44_100.0).ceil() as usize;
-    let from = 3 * 44_100 - 1400;
+    assert!(report["joined_s"].as_f64().unwrap() <= 5.0);
+    // The fade on the left is before the span, of the track with itself.
+    let (from, to) = (3 * 44_100 - 1400, 5 * 44_100);
     for (old, new) in before.channels.iter().zip(&after.channels) {
-        let same = |range: std::ops::Range<usize>| {
-            old[range.clone()].iter().zip(&new[range]).all(|(a, b)| (a - b).abs() < 1.0 / 16_384.0)
-        };
-        assert!(same(0..from) && same(joined + 1..old.len()));
-        assert!(!same(from..joined));
+        let same = |range: std::ops::Range<usize>| old[range.clone()] == new[range];
+        assert!(same(0..from) && same(to..old.len()));
+        assert!(!same(from..to));
         // No click: no step that is larger than those of the track itself.
         let step = |x: &[f32]| x.windows(2).map(|p| (p[1] - p[0]).abs()).fold(0.0, f32::max);
-        assert!(step(&new[from..joined + 2]) < 1.5 * step(old).max(step(&new[from + 3000..joined - 3000])));
+        assert!(step(&new[from..to + 2]) < 1.5 * step(old).max(step(&new[from + 3000..to - 15_000])));
     }
     let replayed = run(path, &["replay", "s.wav", "-q"]);
     assert_eq!(String::from_utf8_lossy(&replayed.stdout), "the same bytes\n");
@@ -281,7 +346,10 @@ fn a_checkpoint_is_described() {
     assert!(text.contains("8 of 8 gates are open") && text.contains("16 states of width 192"), "{text}");
     let golden = format!("{}/tests/goldens/m2ugen/generate/model/ckpts", env!("CARGO_MANIFEST_DIR"));
     let found = json(&run(folder.path(), &["inspect", &golden, "--json"]));
-    assert_eq!(found["words"].as_array().unwrap().len(), 6);
+    let words = found["words"].to_string();
+    for part in ["gates are open", "biases of LLaMA", "LoRA"] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
     assert!(!found["gates"].as_array().unwrap().is_empty());
 }
 
@@ -304,6 +372,14 @@ fn bad_input_is_one_message() {
     refused(&["generate", "--image", &track, "-o", "x.wav"], "track.wav");
     refused(&["edit", &track, "x", "--from", "1", "--to", "9", "-o", "x.wav"], "within the track");
     refused(&["edit", &track, "x", "--keep", "melody", "-o", "x.wav"], "follows no tune");
+    refused(&["edit", &track, "x", "-o", "-"], "expected a file");
+    refused(&["edit", &track, "x", "--takes", "2", "-o", "x.wav"], "takes");
+    refused(&["ask", &track, "what", "-o", "x.jsonl"], "without --batch");
+    refused(&["tag", &track, "-o", "x.jsonl"], "without --batch");
+    std::fs::write(path.join("rows.jsonl"), "{\"prompt\": \"x\", \"output\": \"x.wav\", \"second\": 1}\n").unwrap();
+    refused(&["generate", "--batch", "rows.jsonl"], "rows.jsonl, line 1: `second`");
+    std::fs::write(path.join("rows.jsonl"), "{\"output\": \"x.wav\"}\n{\"output\": \"./x.wav\"}\n").unwrap();
+    refused(&["generate", "--batch", "rows.jsonl"], "line 2: output");
     refused(&["inspect", &track], "track.wav");
     refused(&["ask", &track, &"long ".repeat(4000)], "room for an answer");
     assert!(!path.join("x.wav").exists());

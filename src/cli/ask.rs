@@ -1,14 +1,22 @@
 //! `musaic ask`: media and a question to an answer in words. `musaic caption`: each file by itself, with the question that
 //! asks for a description.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
+use anyhow::Context;
 use musaic_adapters::bridge::BridgeKind;
 use musaic_core::{Error, Result, role::Cancel};
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
-    options::{ModelOptions, SystemOptions, draw_seed, whole},
+    JsonList, failure,
+    options::{self, ModelOptions, SystemOptions, whole},
     progress::FileProgress,
     stop,
 };
@@ -16,29 +24,37 @@ use crate::{
     config::RunConfig,
     failure::BadInput,
     pipeline::{
-        batch::{Batch, Done},
+        batch::{Batch, Done, Row},
         compose::{Composer, Listener},
         preflight::{gigabytes, peak_memory},
         request::MediaInput,
-        system::{self, Encoders, Heard, Input, Mind, Moved, Question, name_of},
+        system::{self, Encoders, Heard, Input, Mind, Moved, Question, System},
     },
 };
+
+/// What a row of a batch may say.
+const COLUMNS: [&str; 8] = ["file", "files", "audio", "image", "video", "question", "prompt", "seed"];
 
 /// What ask and caption share.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Seed of all random draws [default: drawn, and told]
+    /// Seed of all random draws [default: drawn, and told; 0 in a batch]
     #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = whole::<u64>)]
     seed: Option<u64>,
     /// Measure how much each input moved the answer, by leaving it out
     #[arg(long)]
     explain: bool,
-    /// Many requests: a .jsonl or .csv file with a row each; results go to --output, and a run that was stopped goes on there
-    #[arg(long, value_name = "FILE", requires = "output")]
+    /// Many requests: a .jsonl or .csv file with a row each (file, files, audio, image, video; question, seed); results go to
+    /// --output, and a run that was stopped goes on there
+    #[arg(long, value_name = "FILE", requires = "output", conflicts_with = "json")]
     batch: Option<PathBuf>,
     /// Where the results of --batch go, one JSON object a line
     #[arg(short, long, value_name = "JSONL")]
     output: Option<PathBuf>,
+    /// Go on with the others where one fails; the exit code tells, and in a batch a line with its `error`, which the next run
+    /// tries again
+    #[arg(long)]
+    keep_going: bool,
     /// Print the answer, and what it was made from, as JSON
     #[arg(long)]
     json: bool,
@@ -55,7 +71,7 @@ struct Common {
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Tracks, pictures, videos (one of each at most), and last the question
-    #[arg(value_name = "FILE... QUESTION", required_unless_present = "batch")]
+    #[arg(value_name = "FILE... QUESTION", required_unless_present = "batch", conflicts_with = "batch")]
     words: Vec<String>,
     #[command(flatten)]
     common: Common,
@@ -65,7 +81,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct CaptionArgs {
     /// Tracks, pictures, videos; each is described by itself
-    #[arg(value_name = "FILE", required_unless_present = "batch")]
+    #[arg(value_name = "FILE", required_unless_present = "batch", conflicts_with = "batch")]
     files: Vec<PathBuf>,
     /// What to ask for in place of the usual words
     #[arg(long, value_name = "WORDS")]
@@ -74,7 +90,7 @@ pub struct CaptionArgs {
     common: Common,
 }
 
-/// One request of a row.
+/// One request.
 #[derive(Debug, Clone)]
 struct Wanted {
     inputs: Vec<Input>,
@@ -106,33 +122,33 @@ struct Report {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.common.config()?;
     if let Some(batch) = &args.common.batch {
-        return args.common.batch(&config, batch, |_| None);
+        return args.common.batch(&config, batch, None, |_| None);
     }
     let Some((question, files)) = args.words.split_last() else {
         return Err(BadInput::new("ask: nothing given, expected files and a question").into());
     };
-    if std::path::Path::new(question).is_file() {
+    if Path::new(question).is_file() {
         let message = format!("ask: the last argument `{question}` is a file, expected the question behind the files");
         return Err(BadInput::new(message).hint("musaic ask track.mp3 \"What instruments are playing?\"").into());
     }
     let files: Vec<_> = files.iter().map(PathBuf::from).collect();
-    let wanted = Wanted { inputs: system::look_at(&files)?, question: question.clone(), seed: args.common.seed() };
-    args.common.answer(&config, &[wanted])
+    let inputs = system::look_at(&files)?;
+    let wanted = Wanted { inputs, question: question.clone(), seed: args.common.seed() };
+    args.common.answer(&config, vec![Ok(wanted)])
 }
 
 pub fn caption(args: &CaptionArgs) -> anyhow::Result<ExitCode> {
     let config = args.common.config()?;
     let words = |input: &Input| args.instruction.clone().unwrap_or_else(|| describe(input.kind).to_owned());
     if let Some(batch) = &args.common.batch {
-        return args.common.batch(&config, batch, |inputs| inputs.first().map(words));
+        return args.common.batch(&config, batch, args.instruction.as_deref(), |inputs| inputs.first().map(words));
     }
     let seed = args.common.seed();
     let one = |path: &PathBuf| {
         let input = system::look(path, None)?;
         Ok(Wanted { question: words(&input), inputs: vec![input], seed })
     };
-    let wanted = args.files.iter().map(one).collect::<anyhow::Result<Vec<_>>>()?;
-    args.common.answer(&config, &wanted)
+    args.common.answer(&config, args.files.iter().map(one).collect())
 }
 
 /// The words that ask for a description: those the training data of music was made with, and their like.
@@ -148,158 +164,222 @@ pub(super) fn describe(kind: BridgeKind) -> &'static str {
 
 impl Common {
     fn config(&self) -> anyhow::Result<RunConfig> {
+        options::only_in_batch(self.output.as_deref(), self.batch.as_deref())?;
         let mut layers = self.model.layers()?;
         self.system.apply(&mut layers);
         Ok(layers.finish()?)
     }
 
     fn seed(&self) -> u64 {
-        self.seed.unwrap_or_else(draw_seed)
+        options::seed(self.seed, self.quiet)
     }
 
-    /// Answers one request after the other; encoders first, so that they are gone when the language model comes.
-    fn answer(&self, config: &RunConfig, wanted: &[Wanted]) -> anyhow::Result<ExitCode> {
+    /// The message of what failed, if the others are gone on with.
+    fn failed(&self, error: anyhow::Error) -> anyhow::Result<String> {
+        if self.keep_going { failure::of_one(error) } else { Err(error) }
+    }
+
+    /// Answers one request after the other, each shown as it comes.
+    fn answer(&self, config: &RunConfig, wanted: Vec<anyhow::Result<Wanted>>) -> anyhow::Result<ExitCode> {
         let cancel = stop::on_interrupt();
-        let several = wanted.len() > 1;
-        let mut asker = Asker::open(config, wanted, self.explain, self.quiet)?;
-        let mut reports = Vec::with_capacity(wanted.len());
+        let all = wanted.len();
+        let mut good = Vec::with_capacity(all);
         for wanted in wanted {
-            let heard = asker.hear(wanted, &cancel)?;
-            if several && !self.json {
-                super::print(&format!("{}: ", wanted.inputs[0].path.display()))?;
-            }
-            let mut show = |text: &str| if self.json { Ok(()) } else { show(text) };
-            let report = asker.answer(wanted, &heard, &cancel, &mut show)?;
-            if !self.json {
-                super::print("\n")?;
-                explain(&report.explain)?;
-            }
-            reports.push(report);
-        }
-        if self.json {
-            match reports.as_slice() {
-                [one] => super::print_json(one)?,
-                all => super::print_json(&all)?,
+            match wanted {
+                Ok(wanted) => good.push(wanted),
+                Err(error) => super::say(&format!("error: {}", self.failed(error)?)),
             }
         }
-        Ok(ExitCode::SUCCESS)
+        let mut answered = 0;
+        let mut list = JsonList::default();
+        if !good.is_empty() {
+            let mut asker = Asker::open(config, good.iter().map(|wanted| &wanted.inputs[..]), self.quiet)?;
+            for wanted in &good {
+                let label = if all > 1 && !self.json { wanted.inputs.first() } else { None };
+                let report = self.one(&mut asker, config, wanted, &cancel, &mut |text| match label {
+                    _ if self.json => Ok(()),
+                    Some(input) if text.is_empty() => show(&format!("{}: ", input.path.display())),
+                    _ => show(text),
+                });
+                let report = match report {
+                    Ok(report) => report,
+                    Err(error) => {
+                        super::say(&format!("error: {}", self.failed(error)?));
+                        continue;
+                    }
+                };
+                answered += 1;
+                if !self.json {
+                    super::print("\n")?;
+                    explain(&report.explain)?;
+                } else if all > 1 {
+                    list.push(&report)?;
+                } else {
+                    super::print_json(&report)?;
+                }
+            }
+        }
+        if self.json && all > 1 {
+            list.finish()?;
+        }
+        tell_failures(all - answered, all)
     }
 
     /// Answers the rows of a file that have no result yet. `usual` is what is asked where a row does not say.
     fn batch(
         &self,
         config: &RunConfig,
-        path: &std::path::Path,
+        path: &Path,
+        instruction: Option<&str>,
         usual: impl Fn(&[Input]) -> Option<String>,
     ) -> anyhow::Result<ExitCode> {
         let output = self.output.as_deref().ok_or_else(|| BadInput::new("output: nothing given for --batch"))?;
-        let batch = Batch::open(path)?;
-        let mut done = Done::open(output)?;
+        let batch = Batch::open(path, &COLUMNS)?;
+        let mut settings = settings(config)?;
+        settings["asked"] = json!([instruction, self.seed, self.explain]);
+        let mut done = Done::open(output, &settings)?;
         let cancel = stop::on_interrupt();
         let mut rows = Vec::new();
-        for row in batch.rows() {
-            if done.has(row) {
-                continue;
+        let mut failed = 0;
+        for row in batch.rows().iter().filter(|row| !done.has(row)).collect::<Vec<_>>() {
+            match self.wanted(row, &usual).with_context(|| row.at().to_owned()) {
+                Ok(wanted) => rows.push((row, wanted)),
+                Err(error) => {
+                    done.push_error(row, &self.failed(error)?)?;
+                    failed += 1;
+                }
             }
-            let inputs = system::look_at(&row.files()?)?;
-            let question = row.text("question").or_else(|| row.text("prompt")).or_else(|| usual(&inputs));
-            let question = question.ok_or_else(|| row.missing("question"))?;
-            let seed = match row.number("seed")? {
-                Some(seed) => seed,
-                None => self.seed.unwrap_or(0),
-            };
-            rows.push((row, Wanted { inputs, question, seed }));
         }
+        let mut new = 0;
         if !rows.is_empty() {
-            let wanted: Vec<_> = rows.iter().map(|(_, wanted)| wanted.clone()).collect();
-            let mut asker = Asker::open(config, &wanted, self.explain, self.quiet)?;
+            let mut asker = Asker::open(config, rows.iter().map(|(_, wanted)| &wanted.inputs[..]), self.quiet)?;
             for (row, wanted) in &rows {
-                let heard = asker.hear(wanted, &cancel)?;
-                let report = asker.answer(wanted, &heard, &cancel, &mut |_| Ok(()))?;
-                done.push(row, &report)?;
+                let report = self.one(&mut asker, config, wanted, &cancel, &mut |_| Ok(()));
+                match report.with_context(|| row.at().to_owned()) {
+                    Ok(report) => {
+                        done.push(row, &report)?;
+                        new += 1;
+                    }
+                    Err(error) => {
+                        done.push_error(row, &self.failed(error)?)?;
+                        failed += 1;
+                    }
+                }
             }
         }
         if !self.quiet {
-            let (new, all) = (rows.len(), batch.rows().len());
-            super::say(&format!("{}: {new} new of {all} answers", output.display()));
+            super::say(&format!("{}: {new} new of {} answers", output.display(), batch.rows().len()));
         }
-        Ok(ExitCode::SUCCESS)
+        tell_failures(failed, batch.rows().len())
+    }
+
+    fn wanted(&self, row: &Row, usual: &impl Fn(&[Input]) -> Option<String>) -> anyhow::Result<Wanted> {
+        let inputs = system::look_at(&row.files()?)?;
+        let question = match row.text("question")? {
+            Some(question) => Some(question),
+            None => row.text("prompt")?.or_else(|| usual(&inputs)),
+        };
+        let question = question.ok_or_else(|| row.missing("question"))?;
+        Ok(Wanted { inputs, question, seed: row.number("seed")?.or(self.seed).unwrap_or(0) })
+    }
+
+    /// One answer; `show` gets the empty text once before its first words.
+    fn one(
+        &self,
+        asker: &mut Asker,
+        config: &RunConfig,
+        wanted: &Wanted,
+        cancel: &Cancel,
+        show: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> anyhow::Result<Report> {
+        let heard = asker.hear(&wanted.inputs, wanted.seed, cancel)?;
+        let started = Instant::now();
+        let mind = asker.mind()?;
+        let question =
+            Question { heard: &heard, instruction: &wanted.question, wants_music: false, seed: wanted.seed, take: 0 };
+        show("")?;
+        let reply = mind.answer(&question, cancel, show)?;
+        let explain = if self.explain { mind.moved(&question, &wanted.inputs, &reply, cancel)? } else { Vec::new() };
+        Ok(Report {
+            schema_version: 1,
+            question: wanted.question.clone(),
+            answer: reply.text,
+            inputs: wanted.inputs.iter().map(Input::medium).collect(),
+            seed: wanted.seed,
+            music: reply.music.is_some(),
+            stopped: format!("{:?}", reply.stopped).to_lowercase(),
+            tokens: reply.ids.len(),
+            explain,
+            checkpoint: config.system.checkpoint.clone(),
+            fingerprint: asker.composer.system().fingerprint().to_owned(),
+            format: asker.composer.format().to_string(),
+            wall_s: started.elapsed().as_secs_f64(),
+            peak_memory_bytes: peak_memory(),
+        })
+    }
+}
+
+/// What the results of a batch depend on besides its rows.
+pub(super) fn settings(config: &RunConfig) -> anyhow::Result<serde_json::Value> {
+    let system = if config.system.checkpoint.is_empty() { None } else { Some(System::open(config, &[])?) };
+    let fingerprint = system.as_ref().map(System::fingerprint);
+    Ok(json!({
+        "system": config.system,
+        "fingerprint": fingerprint,
+        "reference": config.reference,
+        "formats": [config.dtype, config.quantize],
+    }))
+}
+
+/// The exit code of a run of which some requests failed.
+pub(super) fn tell_failures(failed: usize, of: usize) -> anyhow::Result<ExitCode> {
+    match failed {
+        0 => Ok(ExitCode::SUCCESS),
+        failed => Err(BadInput::new(format!("{failed} of {of} failed")).into()),
     }
 }
 
 /// A system that is asked.
-struct Asker<'a> {
-    config: &'a RunConfig,
+pub(super) struct Asker {
     composer: Composer,
     encoders: Encoders,
     mind: Option<Mind>,
     progress: HearingProgress,
-    explain: bool,
     single: bool,
 }
 
-impl<'a> Asker<'a> {
-    fn open(config: &'a RunConfig, wanted: &[Wanted], explain: bool, quiet: bool) -> anyhow::Result<Self> {
-        let device = config.device()?.open()?;
-        // One of each kind is enough to find the encoders.
-        let mut kinds: Vec<Input> = Vec::new();
-        for input in wanted.iter().flat_map(|wanted| &wanted.inputs) {
-            if !kinds.iter().any(|other| other.kind == input.kind) {
-                kinds.push(input.clone());
-            }
-        }
-        let composer = Composer::open(config, kinds, &device)?;
+impl Asker {
+    /// Opens it for requests with these media.
+    pub fn open<'a>(
+        config: &RunConfig,
+        requests: impl ExactSizeIterator<Item = &'a [Input]> + Clone,
+        quiet: bool,
+    ) -> anyhow::Result<Self> {
+        let single = requests.len() == 1;
+        let files = requests.clone().map(<[Input]>::len).sum();
+        let kinds = system::one_of_each(requests.flatten());
+        let composer = Composer::open(config, kinds, &config.device()?.open()?)?;
         if !quiet {
             super::say(&about(&composer));
         }
-        let files = wanted.iter().map(|wanted| wanted.inputs.len()).sum();
-        let single = wanted.len() == 1;
         let encoders = composer.encoders(!single);
-        let progress = HearingProgress::new(files, quiet);
-        Ok(Self { config, composer, encoders, mind: None, progress, explain, single })
+        Ok(Self { composer, encoders, mind: None, progress: HearingProgress::new(files, quiet), single })
     }
 
-    /// With a single request the encoders are gone before the language model comes.
-    fn hear(&mut self, wanted: &Wanted, cancel: &Cancel) -> anyhow::Result<Vec<Heard>> {
-        let heard = self.composer.hear(&wanted.inputs, &mut self.encoders, wanted.seed, cancel, &mut self.progress)?;
+    /// With a single request the encoders are gone before the language model comes; with several they stay beside it.
+    pub fn hear(&mut self, inputs: &[Input], seed: u64, cancel: &Cancel) -> anyhow::Result<Vec<Heard>> {
+        let heard = self.composer.hear(inputs, &mut self.encoders, seed, cancel, &mut self.progress)?;
         if self.single {
             self.encoders = self.composer.encoders(false);
         }
         Ok(heard)
     }
 
-    fn answer(
-        &mut self,
-        wanted: &Wanted,
-        heard: &[Heard],
-        cancel: &Cancel,
-        show: &mut dyn FnMut(&str) -> Result<()>,
-    ) -> anyhow::Result<Report> {
-        let started = Instant::now();
-        let mind = match &mut self.mind {
+    /// The language model.
+    pub fn mind(&mut self) -> anyhow::Result<&Mind> {
+        Ok(match &mut self.mind {
             Some(mind) => mind,
-            empty => empty.insert(self.composer.load()?),
-        };
-        let question =
-            Question { heard, instruction: &wanted.question, wants_music: false, seed: wanted.seed, take: 0 };
-        let reply = mind.answer(&question, cancel, show)?;
-        let explain = if self.explain { mind.moved(&question, &wanted.inputs, &reply, cancel)? } else { Vec::new() };
-        let media = |input: &Input| MediaInput { kind: name_of(input.kind).into(), input: input.record() };
-        Ok(Report {
-            schema_version: 1,
-            question: wanted.question.clone(),
-            answer: reply.text,
-            inputs: wanted.inputs.iter().map(media).collect(),
-            seed: wanted.seed,
-            music: reply.music.is_some(),
-            stopped: format!("{:?}", reply.stopped).to_lowercase(),
-            tokens: reply.ids.len(),
-            explain,
-            checkpoint: self.config.system.checkpoint.clone(),
-            fingerprint: self.composer.system().fingerprint().to_owned(),
-            format: self.composer.format().to_string(),
-            wall_s: started.elapsed().as_secs_f64(),
-            peak_memory_bytes: peak_memory(),
+            empty => empty.insert(self.composer.load().context(failure::OfAll("the language model"))?),
         })
     }
 }

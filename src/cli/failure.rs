@@ -21,6 +21,31 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Says that an error meets every request of a run: what all of them need.
+#[derive(Debug, Clone, Copy)]
+pub struct OfAll(pub &'static str);
+
+impl std::fmt::Display for OfAll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// The message of a request that failed among others; the error itself where it is no fault of that one: [`OfAll`], somebody
+/// asked to stop, the reader of our output is gone, or the disk is full.
+///
+/// # Errors
+/// As said.
+pub fn of_one(error: anyhow::Error) -> anyhow::Result<String> {
+    let of_all = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Error>() {
+        Some(Error::Cancelled) => true,
+        Some(Error::Io { source, .. }) => source.kind() == io::ErrorKind::StorageFull,
+        _ => false,
+    };
+    let of_all = error.downcast_ref::<OfAll>().is_some() || error.chain().any(of_all);
+    if of_all || is_broken_pipe(&error) { Err(error) } else { Ok(tell(&error)) }
+}
+
 /// The message and its causes, each once: many messages already quote their cause.
 fn tell(error: &anyhow::Error) -> String {
     let mut message = error.to_string();

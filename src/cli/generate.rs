@@ -17,7 +17,9 @@ use serde::Serialize;
 
 use super::{
     ask::{self, HearingProgress},
-    options::{ModelOptions, SamplingOptions, SystemOptions, check_prompt, draw_seed, loudness, number, whole},
+    options::{
+        ModelOptions, SamplingOptions, SystemOptions, check_prompt, draw_seed, for_music, loudness, number, whole,
+    },
     progress::Progress,
     stop,
 };
@@ -25,18 +27,19 @@ use crate::{
     config::{Origin, RunConfig},
     failure::BadInput,
     pipeline::{
-        batch::Batch,
+        batch::{Batch, Row},
         compose::Composition,
         generate::{self, Job, TakeReport},
-        models,
         output::Output,
         preflight::gigabytes,
         speed,
-        store::Store,
         studio::Studio,
         system::{self, Input, Moved},
     },
 };
+
+/// What a row of a batch may say.
+const COLUMNS: [&str; 7] = ["prompt", "audio", "image", "video", "seconds", "seed", "output"];
 
 /// Arguments of `musaic generate`.
 #[derive(Debug, Default, clap::Args)]
@@ -81,7 +84,7 @@ pub struct Args {
     explain: bool,
     /// Many requests: a .jsonl or .csv file with a row each (prompt, audio, image, video, seconds, seed, output); rows whose
     /// output exists are done
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "output", "takes", "audio", "image", "video", "continue_from", "melody"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "output", "takes", "audio", "image", "video", "continue_from", "melody", "explain"])]
     batch: Option<PathBuf>,
     /// Bring the piece to this loudness, such as -14LUFS
     #[arg(long, value_name = "LUFS", allow_hyphen_values = true)]
@@ -126,16 +129,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     layers.flag("generate.seconds", args.seconds);
     layers.flag("generate.takes", args.takes.map(i64::from));
     layers.flag("generate.openings", args.openings.map(i64::from));
-    let mut config = layers.finish()?;
-    if config.reference {
-        // The reference generates as the model's own file says, unless told otherwise.
-        let own = Store::open(&models::find(&config.model)?)?.generation_config().clone();
-        layers.model("generate.guidance", own.guidance_scale);
-        layers.model("generate.temperature", if own.do_sample { own.temperature } else { 0.0 });
-        layers.model("generate.top_k", i64::try_from(own.top_k)?);
-        layers.model("generate.top_p", own.top_p);
-        config = layers.finish()?;
-    }
+    let named = [&args.audio, &args.image, &args.video].iter().any(|path| path.is_some());
+    let mut config = for_music(&mut layers, named)?;
     if args.print_config {
         use std::io::Write;
         std::io::stdout().write_all(layers.print().as_bytes())?;
@@ -228,51 +223,32 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Makes the rows of a file that have no output yet, with everything loaded once. `free` lets media decide the length.
 fn batch(args: &Args, config: &RunConfig, path: &Path, free: bool) -> anyhow::Result<ExitCode> {
-    let batch = Batch::open(path)?;
+    let batch = Batch::open(path, &COLUMNS)?;
+    if config.generate.takes > 1 {
+        let message = format!("takes: {}, expected 1 with --batch", config.generate.takes);
+        return Err(BadInput::new(message)
+            .hint("a row is one file: write a row for each take, with its own seed")
+            .into());
+    }
     let cancel = stop::on_interrupt();
     let mut jobs = Vec::new();
-    for row in batch.rows() {
-        let output = row.file("output").ok_or_else(|| row.missing("output"))?;
+    for (row, output) in batch.rows().iter().zip(batch.outputs()?) {
         if output.exists() && !args.force {
             continue;
         }
-        let media =
-            Args { audio: row.file("audio"), image: row.file("image"), video: row.file("video"), ..Args::default() };
-        let inputs = media.media()?;
-        let mut config = config.clone();
-        match row.number("seconds")? {
-            Some(seconds) => config.generate.seconds = seconds,
-            None if free => config.generate.seconds = length_of(&inputs)?.unwrap_or(config.generate.seconds),
-            None => {}
-        }
-        config.validate().with_context(|| row.at().to_owned())?;
-        let row_args = Args {
-            prompt: row.text("prompt"),
-            seed: Some(row.number("seed")?.or(args.seed).unwrap_or(0)),
-            output: Some(output),
-            normalize: args.normalize.clone(),
-            force: args.force,
-            ..Args::default()
-        };
-        jobs.push(job(&row_args, &config, inputs).with_context(|| row.at().to_owned())?.with_whole(true));
+        jobs.push(row_job(args, config, row, output, free).with_context(|| row.at().to_owned())?);
     }
-    let mut kinds: Vec<Input> = Vec::new();
-    for input in jobs.iter().flat_map(|job| job.compose.iter().flatten()) {
-        if !kinds.iter().any(|other| other.kind == input.kind) {
-            kinds.push(input.clone());
-        }
+    let longest = jobs.iter().map(|job| job.config.generate.seconds).fold(0.0, f64::max);
+    let mut held = config.clone();
+    if !jobs.is_empty() {
+        held.generate.seconds = longest;
     }
-    let mut studio = Studio::open(config, &kinds)?;
+    let kinds = system::one_of_each(jobs.iter().flat_map(|job| job.compose.iter().flatten()));
+    let mut studio = Studio::open(&held, &kinds)?;
     let mut takes = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        let composition = match &job.compose {
-            Some(inputs) => {
-                let mut hearing = HearingProgress::new(inputs.len(), args.quiet);
-                let reply = studio.answer(inputs, (&job.prompt, job.seed), true, &cancel, &mut hearing)?;
-                Some(studio.composition(reply, inputs)?)
-            }
-            None => None,
-        };
+        let mut hearing = HearingProgress::new(job.compose.as_ref().map_or(0, Vec::len), args.quiet);
+        let composition = studio.compose(job, &cancel, &mut hearing)?;
         let watch = |spec: &DecoderSpec| Progress::new("playing", spec.frame_rate_hz, args.quiet);
         let Some(report) = studio.play(job, composition, &cancel, watch)? else {
             return Err(Error::Cancelled.into());
@@ -288,6 +264,30 @@ fn batch(args: &Args, config: &RunConfig, path: &Path, free: bool) -> anyhow::Re
         super::say(&format!("{}: {} new of {} files", path.display(), takes.len(), batch.rows().len()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The request of a row.
+fn row_job(args: &Args, config: &RunConfig, row: &Row, output: PathBuf, free: bool) -> anyhow::Result<Job> {
+    let row_args = Args {
+        prompt: row.text("prompt")?,
+        seed: Some(row.number("seed")?.or(args.seed).unwrap_or(0)),
+        output: Some(output),
+        audio: row.file("audio")?,
+        image: row.file("image")?,
+        video: row.file("video")?,
+        normalize: args.normalize.clone(),
+        force: args.force,
+        ..Args::default()
+    };
+    let inputs = row_args.media()?;
+    let mut config = config.clone();
+    match row.number("seconds")? {
+        Some(seconds) => config.generate.seconds = seconds,
+        None if free => config.generate.seconds = length_of(&inputs)?.unwrap_or(config.generate.seconds),
+        None => {}
+    }
+    config.validate()?;
+    Ok(job(&row_args, &config, inputs)?.with_whole(true))
 }
 
 /// Checks what the flags say and makes the job of it.

@@ -186,3 +186,21 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
+
+/// A list for machines, on stdout, each element as it comes.
+#[derive(Default)]
+struct JsonList {
+    begun: bool,
+}
+
+impl JsonList {
+    fn push(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+        print(if self.begun { ",\n" } else { "[\n" })?;
+        self.begun = true;
+        print(&serde_json::to_string_pretty(value)?)
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        print(if self.begun { "\n]\n" } else { "[]\n" })
+    }
+}
