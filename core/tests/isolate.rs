@@ -115,9 +115,58 @@ fn main() {
         assert!(error.contains("its decoder tried to write a file"), "{error}");
         assert_eq!(std::fs::metadata(folder.join("written")).map_or(0, |meta| meta.len()), 0);
     }
+    #[cfg(feature = "video")]
+    films(folder);
     #[cfg(target_os = "linux")]
     no_decoder_is_left(folder);
     println!("isolate: all passed");
+}
+
+/// Music under a video: the other process gets sound and gives bytes, and makes no file. Whatever happens to it, none is left.
+#[cfg(feature = "video")]
+fn films(folder: &Path) {
+    use musaic_core::media::{FilmOptions, OwnSound, lay_under};
+    use musaic_core::role::Cancel;
+
+    let video = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/media/files/files/h264_audio.mp4");
+    let scratch = folder.join("films");
+    std::fs::create_dir(&scratch).unwrap();
+    let count = || std::fs::read_dir(&scratch).unwrap().count();
+    let music = read_audio(folder.join("good.wav"), &limits()).unwrap();
+    // Time for slow machines; the memory is that of the others.
+    let limits = Limits { cpu_s: 60, memory_bytes: 256 << 20, ..limits() };
+    for (own_sound, name) in [(OwnSound::Replace, "film.mp4"), (OwnSound::Duck, "film.mkv")] {
+        let options = FilmOptions { own_sound, limits, ..FilmOptions::default() };
+        let report = lay_under(&video, &music, &options, scratch.join(name), false, &Cancel::default()).unwrap();
+        assert_eq!((report.samples, report.frames), (192_000, 40));
+        let heard = read_audio(scratch.join(name), &limits).unwrap();
+        assert!((heard.duration_s() - 4.0).abs() < 0.1, "{} s", heard.duration_s());
+        std::fs::remove_file(scratch.join(name)).unwrap();
+    }
+    for (name, expected) in [("abort.mp4", "its decoder crashed"), ("write.mp4", "its decoder tried to write a file")] {
+        let path = folder.join(name);
+        std::fs::copy(&video, &path).unwrap();
+        let options = FilmOptions { limits, ..FilmOptions::default() };
+        let error =
+            lay_under(&path, &music, &options, scratch.join("film.mp4"), false, &Cancel::default()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(count(), 0, "{name}");
+    }
+    // Somebody stops it while it waits.
+    let path = folder.join("sleep.mp4");
+    std::fs::copy(&video, &path).unwrap();
+    let cancel = Cancel::default();
+    let (options, output) = (FilmOptions { limits, ..FilmOptions::default() }, scratch.join("film.mp4"));
+    let stopper = cancel.clone();
+    let begun = Instant::now();
+    let waiting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        stopper.cancel();
+    });
+    let error = lay_under(&path, &music, &options, &output, false, &cancel).unwrap_err();
+    waiting.join().unwrap();
+    assert!(matches!(error, musaic_core::Error::Cancelled) && begun.elapsed() < Duration::from_secs(20), "{error}");
+    assert_eq!(count(), 0);
 }
 
 /// A decoder ends with its parent, even one that was killed: this program is started once more, and killed while its decoder

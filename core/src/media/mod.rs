@@ -1,9 +1,10 @@
 //! Media files in and out: audio is read, resampled, measured, limited, drawn and written here; still pictures and
-//! video are read.
+//! video are read; music is laid under video.
 
 pub mod chunks;
 #[cfg(feature = "video")]
 mod ffmpeg;
+mod film;
 pub mod isolate;
 mod limiter;
 mod limits;
@@ -19,6 +20,7 @@ pub mod still;
 pub mod video;
 mod write;
 
+pub use film::{FilmOptions, FilmReport, OwnSound, lay_under};
 pub use limiter::Limiter;
 pub use limits::Limits;
 pub use loudness::{Loudness, Normalized, loudness, normalize};

@@ -11,7 +11,7 @@ use ffmpeg_next::{
     log,
 };
 
-pub(super) use self::raw::{declared_size, is_discarded, set_colours};
+pub(super) use self::raw::{add_copied_stream, declared_size, is_discarded, set_colours};
 
 /// Containers that may be opened. Play lists and others that name further files are not among them.
 const CONTAINERS: &str = "mov,matroska,avi,gif,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,apng,h264,hevc,m4v,dv,mxf,\
@@ -51,6 +51,23 @@ pub(super) fn describe(fault: Error) -> String {
     match fault {
         Error::InvalidData => "data that its decoder cannot cope with".into(),
         Error::DecoderNotFound => "a codec that FFmpeg was built without".into(),
-        other => other.to_string().to_lowercase(),
+        Error::Eof => "a file that ends early".into(),
+        other => match other.to_string().to_lowercase() {
+            // Of most of its own faults it has no words unless it is told to.
+            nothing if nothing.is_empty() => "data that cannot be read".into(),
+            words => words,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_words() {
+        for fault in [Error::Eof, Error::InvalidData, Error::MuxerNotFound, Error::Bug, Error::Other { errno: 22 }] {
+            assert!(!describe(fault).is_empty(), "{fault:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Read, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::protocol::{Failure, GREETING, Head, MAX_SOUND, send};
+use super::protocol::{Failure, GREETING, Head, MAX_BYTES, MAX_SOUND, send};
 use super::{Job, Part, Sink};
 use crate::media::Limits;
 use crate::{Error, Result};
@@ -52,13 +52,14 @@ fn serve(job: &OsString, path: &Path, before: impl FnOnce(&Path)) -> std::io::Re
     limit(&job.limits())?;
     // A panic is told in the message that follows from it.
     std::panic::set_hook(Box::new(|_| ()));
-    end_with_the_parent();
+    let mut fed = Fed { left: job.fed_bytes() };
+    fed.watch();
     let mut out = BufWriter::with_capacity(1 << 18, std::io::stdout().lock());
     out.write_all(GREETING)?;
     out.flush()?;
     before(path);
     let mut pipe = Pipe { out };
-    let result = super::guarded(&job, path, &mut pipe);
+    let result = super::guarded(&job, path, &mut fed, &mut pipe);
     let head = match &result {
         Ok(()) => Head::Done,
         Err(error) => Head::Failed(Failure::of(error)),
@@ -67,7 +68,39 @@ fn serve(job: &OsString, path: &Path, before: impl FnOnce(&Path)) -> std::io::Re
     pipe.out.flush()
 }
 
-/// The parent holds the other end of stdin and never writes: it ends with the parent, however that ended.
+/// The sound that the parent writes to stdin.
+struct Fed {
+    /// Bytes that are still to come.
+    left: u64,
+}
+
+impl Fed {
+    /// Once nothing is to come any more, stdin tells of the parent's end.
+    fn watch(&self) {
+        if self.left == 0 {
+            end_with_the_parent();
+        }
+    }
+}
+
+impl Read for Fed {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let most = into.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let len = std::io::stdin().lock().read(&mut into[..most])?;
+        if len == 0 && most > 0 {
+            // The parent has gone.
+            std::process::exit(1);
+        }
+        self.left -= len as u64;
+        self.watch();
+        Ok(len)
+    }
+}
+
+/// The parent holds the other end of stdin and writes no more: it ends with the parent, however that ended.
 fn end_with_the_parent() {
     std::thread::spawn(|| {
         let mut byte = [0; 1];
@@ -131,6 +164,8 @@ impl Sink for Pipe<'_> {
             Part::Keep(len) => self.head(&Head::Keep(len)),
             Part::Clip(facts) => self.head(&Head::Clip(facts)),
             Part::Warning(text) => self.head(&Head::Warning(text)),
+            Part::Shape(shape) => self.head(&Head::Shape(shape)),
+            Part::Bytes { at, bytes } => self.bytes(at, bytes),
             Part::Frame(picture) => {
                 let head = Head::Frame { width: picture.width, height: picture.height };
                 send(&mut self.out, &head, picture.rgb.len(), [picture.rgb.as_slice()]).map_err(gone)
@@ -142,6 +177,14 @@ impl Sink for Pipe<'_> {
 impl Pipe<'_> {
     fn head(&mut self, head: &Head) -> Result<()> {
         send(&mut self.out, head, 0, []).map_err(gone)
+    }
+
+    fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        for (i, piece) in bytes.chunks(MAX_BYTES).enumerate() {
+            let head = Head::Bytes { at: at + (i * MAX_BYTES) as u64 };
+            send(&mut self.out, &head, piece.len(), [piece]).map_err(gone)?;
+        }
+        Ok(())
     }
 
     fn samples(&mut self, block: &[Vec<f32>], sample_rate_hz: u32) -> Result<()> {

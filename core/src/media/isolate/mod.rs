@@ -2,7 +2,7 @@
 //!
 //! A program calls [`enter`] first thing in `main`. From then on each file is decoded by a child: the same program, started
 //! with a hidden argument, which sets its own limits (memory, processor time, no core file, no file written) before it looks
-//! at the file, sends what it decodes through a pipe, and ends with its parent. The parent believes nothing: lengths are bounded,
+//! at the file, sends what it decodes (or the bytes of the file that it makes) through a pipe, and ends with its parent. The parent believes nothing: lengths are bounded,
 //! and what comes through is checked against the limits as if it were the file itself. A program that never called
 //! [`enter`] decodes in its own process, and a warning says so.
 
@@ -10,14 +10,17 @@ mod child;
 mod parent;
 mod protocol;
 
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::child::{enter, enter_with};
+use super::film::{Plan, Shape};
 use super::video::{ClipFacts, VideoOptions};
-use super::{Limits, Picture, PictureOptions};
+use super::{Audio, Limits, Picture, PictureOptions};
 use crate::{Error, Result};
 
 /// What a child is asked for.
@@ -29,16 +32,31 @@ pub(super) enum Job {
     Picture { options: PictureOptions },
     /// Frames of a video.
     Video { options: VideoOptions },
+    /// How long the pictures of a video last.
+    Survey { limits: Limits },
+    /// The sound of a video, beside its pictures.
+    Sound { limits: Limits, shape: Shape },
+    /// The pictures of a video and the sound that is fed, as the bytes of a new file.
+    Film { plan: Plan },
 }
 
 impl Job {
     fn limits(&self) -> Limits {
         match self {
-            Self::Audio { limits, .. } => *limits,
+            Self::Audio { limits, .. } | Self::Survey { limits } | Self::Sound { limits, .. } => *limits,
             Self::Picture { options } => {
                 Limits { file_bytes: options.file_bytes, pixels: options.pixels, ..Limits::default() }
             }
             Self::Video { options } => options.limits,
+            Self::Film { plan } => plan.limits,
+        }
+    }
+
+    /// Bytes of sound that are fed.
+    fn fed_bytes(&self) -> u64 {
+        match self {
+            Self::Film { plan } => plan.sound_bytes(),
+            _ => 0,
         }
     }
 }
@@ -54,6 +72,10 @@ pub(super) enum Part<'a> {
     Clip(ClipFacts),
     /// The next of the frames.
     Frame(Picture),
+    /// How long the pictures last.
+    Shape(Shape),
+    /// Bytes of a new file, in their place: at its end, or over others.
+    Bytes { at: u64, bytes: &'a [u8] },
     /// Something the user should know that is no error.
     Warning(String),
 }
@@ -62,20 +84,61 @@ pub(super) enum Part<'a> {
 pub(super) trait Sink {
     /// The next part.
     fn take(&mut self, part: Part<'_>) -> Result<()>;
+
+    /// Called now and then while nothing comes.
+    fn wait(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Decodes a file into `sink`, in a process of its own where this program can.
 pub(super) fn run(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
+    run_fed(job, path, Arc::new(Audio { channels: Vec::new(), sample_rate_hz: 0 }), sink)
+}
+
+/// As [`run`], for a job that is fed sound.
+pub(super) fn run_fed(job: &Job, path: &Path, sound: Arc<Audio>, sink: &mut dyn Sink) -> Result<()> {
+    let mut fed = Interleaved { sound, at: 0 };
     if !child::is_prepared() {
         warn_once();
-    } else if let Some(result) = parent::run(job, path, sink) {
+    } else if let Some(result) = parent::run(job, path, fed.clone(), sink) {
         return result;
     }
-    here(job, path, sink)
+    here(job, path, &mut fed, sink)
+}
+
+/// Sound as bytes: a 32-bit float, little-endian, of each channel in turn.
+#[derive(Clone)]
+struct Interleaved {
+    sound: Arc<Audio>,
+    /// Samples of each channel that were read.
+    at: usize,
+}
+
+impl Read for Interleaved {
+    /// Whole samples of all channels, as many as there is room for.
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let channels = self.sound.channels.len();
+        let step = channels * size_of::<f32>();
+        let len = self.sound.len() - self.at;
+        if step == 0 || len == 0 {
+            return Ok(0);
+        }
+        let len = len.min(into.len() / step);
+        if len == 0 {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        for (i, bytes) in into[..len * step].chunks_exact_mut(size_of::<f32>()).enumerate() {
+            let x = self.sound.channels[i % channels][self.at + i / channels];
+            bytes.copy_from_slice(&x.to_le_bytes());
+        }
+        self.at += len;
+        Ok(len * step)
+    }
 }
 
 /// Decodes in this process.
-fn here(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
+fn here(job: &Job, path: &Path, fed: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
     /// Traces warnings on their way.
     struct Traced<'a>(&'a Path, &'a mut dyn Sink);
     impl Sink for Traced<'_> {
@@ -89,20 +152,23 @@ fn here(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
             }
         }
     }
-    guarded(job, path, &mut Traced(path, sink))
+    guarded(job, path, fed, &mut Traced(path, sink))
 }
 
 /// Decodes. Decoders of foreign bytes still panic on some of them: that must not take the program down.
-fn guarded(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(|| decode(job, path, sink)))
+fn guarded(job: &Job, path: &Path, fed: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(|| decode(job, path, fed, sink)))
         .unwrap_or_else(|_| Err(Error::format(path, "a whole file", "data that its decoder cannot cope with")))
 }
 
-fn decode(job: &Job, path: &Path, sink: &mut dyn Sink) -> Result<()> {
+fn decode(job: &Job, path: &Path, fed: &mut dyn Read, sink: &mut dyn Sink) -> Result<()> {
     match job {
         Job::Audio { limits, reference } => super::read::decode(path, limits, *reference, sink),
         Job::Picture { options } => super::still::decode_file(path, options).and_then(|p| sink.take(Part::Frame(p))),
         Job::Video { options } => super::video::decode(path, options, sink),
+        Job::Survey { limits } => super::film::survey(path, limits, sink),
+        Job::Sound { limits, shape } => super::film::decode_sound(path, limits, shape, sink),
+        Job::Film { plan } => super::film::lay(path, plan, fed, sink),
     }
 }
 

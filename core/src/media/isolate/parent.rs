@@ -8,12 +8,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::protocol::{GREETING, Head, receive};
-use super::{Job, Part, Sink, child};
+use super::{Interleaved, Job, Part, Sink, child};
 use crate::media::Limits;
 use crate::{Error, Result};
 
 /// Messages that may wait for the parent.
 const WAITING: usize = 4;
+/// Time between two looks at whether somebody still waits.
+const TICK: Duration = Duration::from_millis(100);
+/// Bytes of sound that are written to a child at once.
+const FEED: usize = 1 << 16;
 /// Most of what a child says on stderr that is kept.
 const MAX_TALK: u64 = 4096;
 
@@ -31,7 +35,7 @@ impl Drop for Guard {
 }
 
 /// Decodes in a child. Nothing where no child could be started: the file has not been looked at then.
-pub(super) fn run(job: &Job, path: &Path, sink: &mut dyn Sink) -> Option<Result<()>> {
+pub(super) fn run(job: &Job, path: &Path, mut fed: Interleaved, sink: &mut dyn Sink) -> Option<Result<()>> {
     let fallback = |why: String| {
         tracing::warn!("no decoder could be started, media are decoded in this process: {why}");
     };
@@ -47,6 +51,15 @@ pub(super) fn run(job: &Job, path: &Path, sink: &mut dyn Sink) -> Option<Result<
         return None;
     };
     let limits = job.limits();
+    // It blocks until the child wants more, or is gone; the pipe stays open until then.
+    let stdin = guard.0.stdin.take();
+    let feeding = thread::spawn(move || {
+        let mut stdin = stdin;
+        if let Some(stdin) = &mut stdin {
+            let _ = io::copy(&mut io::BufReader::with_capacity(FEED, &mut fed), stdin);
+        }
+        stdin
+    });
     let (sender, receiver) = sync_channel::<Heard>(WAITING);
     // Both end with the child, which the guard ends.
     let talk = thread::spawn(move || {
@@ -75,6 +88,7 @@ pub(super) fn run(job: &Job, path: &Path, sink: &mut dyn Sink) -> Option<Result<
     // What is dead already keeps the status it died with.
     let _ = guard.0.kill();
     let status = guard.0.wait();
+    drop(feeding.join());
     let talk = talk.join().unwrap_or_default();
     let greeted = greeted.join().unwrap_or(false);
     if !talk.is_empty() {
@@ -107,14 +121,18 @@ enum Outcome {
 fn pass_on(receiver: &Receiver<Heard>, wait: &mut Duration, path: &Path, sink: &mut dyn Sink) -> Outcome {
     loop {
         let since = Instant::now();
-        let heard = receiver.recv_timeout(*wait);
+        let heard = receiver.recv_timeout((*wait).min(TICK));
         *wait = wait.saturating_sub(since.elapsed());
         let (head, body) = match heard {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) | Err(RecvTimeoutError::Disconnected) => return Outcome::Died,
             Ok(Err(source)) if source.kind() == io::ErrorKind::UnexpectedEof => return Outcome::Died,
             Ok(Err(source)) => return Outcome::Nonsense(source.to_string()),
-            Err(RecvTimeoutError::Timeout) => return Outcome::Late,
+            Err(RecvTimeoutError::Timeout) if wait.is_zero() => return Outcome::Late,
+            Err(RecvTimeoutError::Timeout) => match sink.wait() {
+                Ok(()) => continue,
+                Err(error) => return Outcome::Told(Err(error)),
+            },
         };
         let taken = match head {
             Head::Samples { channels, sample_rate_hz } => {
@@ -129,6 +147,8 @@ fn pass_on(receiver: &Receiver<Heard>, wait: &mut Duration, path: &Path, sink: &
             }
             Head::Keep(len) => sink.take(Part::Keep(len)),
             Head::Clip(facts) => sink.take(Part::Clip(facts)),
+            Head::Shape(shape) => sink.take(Part::Shape(shape)),
+            Head::Bytes { at } => sink.take(Part::Bytes { at, bytes: &body }),
             Head::Frame { width, height } => sink.take(Part::Frame(crate::media::Picture { width, height, rgb: body })),
             Head::Warning(text) => {
                 tracing::warn!("{}: {text}", path.display());

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::media::Limits;
+use crate::media::film::Shape;
 use crate::media::video::ClipFacts;
 
 /// First bytes of a child that is one of ours.
@@ -16,6 +17,9 @@ pub(super) const GREETING: &[u8; 8] = b"musaic\x01\n";
 const MAX_HEAD: usize = 1 << 24;
 /// Most bytes of sound a message.
 pub(super) const MAX_SOUND: usize = 1 << 22;
+
+/// Most bytes of a new file a message.
+pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// The head of a message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +35,11 @@ pub(super) enum Head {
     Frame {
         width: usize,
         height: usize,
+    },
+    Shape(Shape),
+    /// The body holds them.
+    Bytes {
+        at: u64,
     },
     Warning(String),
     Failed(Failure),
@@ -107,6 +116,7 @@ pub(super) fn receive(from: &mut impl Read, limits: &Limits) -> io::Result<Optio
     from.read_exact(&mut length)?;
     let most = match &head {
         Head::Samples { .. } => MAX_SOUND,
+        Head::Bytes { .. } => MAX_BYTES,
         // What is too large for 4 bytes of length was refused by the limit on pixels.
         Head::Frame { .. } => usize::try_from(limits.pixels.saturating_mul(3)).unwrap_or(usize::MAX),
         _ => 0,
@@ -115,6 +125,7 @@ pub(super) fn receive(from: &mut impl Read, limits: &Limits) -> io::Result<Optio
     let fits = match &head {
         Head::Samples { channels, .. } => *channels > 0 && body.len() % (4 * channels) == 0,
         Head::Frame { width, height } => width.checked_mul(*height).and_then(|n| n.checked_mul(3)) == Some(body.len()),
+        Head::Bytes { .. } => true,
         _ => body.is_empty(),
     };
     if !fits {
@@ -147,6 +158,7 @@ mod tests {
     fn messages_arrive_as_they_were_sent() {
         let mut bytes = sent(&Head::Samples { channels: 2, sample_rate_hz: 8000 }, &[7; 16]);
         bytes.extend(sent(&Head::Frame { width: 2, height: 1 }, &[1, 2, 3, 4, 5, 6]));
+        bytes.extend(sent(&Head::Bytes { at: 5 }, &[8; 3]));
         bytes.extend(sent(&Head::Done, &[]));
         let from = &mut bytes.as_slice();
         let limits = Limits::default();
@@ -154,6 +166,8 @@ mod tests {
         assert!(matches!(head, Head::Samples { channels: 2, sample_rate_hz: 8000 }) && body == [7; 16]);
         let (head, body) = receive(from, &limits).unwrap().unwrap();
         assert!(matches!(head, Head::Frame { width: 2, height: 1 }) && body == [1, 2, 3, 4, 5, 6]);
+        let (head, body) = receive(from, &limits).unwrap().unwrap();
+        assert!(matches!(head, Head::Bytes { at: 5 }) && body == [8; 3]);
         assert!(matches!(receive(from, &limits).unwrap().unwrap().0, Head::Done));
         assert!(receive(from, &limits).unwrap().is_none());
     }
@@ -173,6 +187,7 @@ mod tests {
             sent(&Head::Frame { width: 3, height: 3 }, &[0; 27]),
             sent(&Head::Frame { width: 2, height: 1 }, &[0; 3]),
             sent(&Head::Frame { width: usize::MAX, height: 2 }, &[0; 3]),
+            sent(&Head::Bytes { at: 0 }, &vec![0; MAX_BYTES + 1]),
             sent(&Head::Done, &[0; 1]),
         ] {
             assert!(receive(&mut bytes.as_slice(), &limits).is_err());

@@ -63,7 +63,7 @@ impl Reader {
 }
 
 /// Samples of a frame as floats; nothing for a type FFmpeg may have besides.
-fn planar(frame: &frame::Audio, block: &mut Vec<Vec<f32>>) -> Option<()> {
+pub(in crate::media) fn planar(frame: &frame::Audio, block: &mut Vec<Vec<f32>>) -> Option<()> {
     let channels = usize::from(frame.channels());
     block.resize(channels, Vec::new());
     /// Spreads samples of one type over the channels.

@@ -13,6 +13,9 @@ mod known;
 mod opus;
 mod symphonia;
 
+#[cfg(feature = "video")]
+pub(super) use self::ffmpeg::planar;
+
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;

@@ -20,7 +20,7 @@ use super::{Limits, Picture, read};
 use crate::{Error, Result};
 
 #[cfg(feature = "video")]
-pub(super) use self::decode::decode;
+pub(super) use self::{decode::decode, turn::Turn};
 
 /// What a good file is, for messages.
 const EXPECTED: &str = "a whole video file (mp4, mov, mkv, webm, avi or gif)";

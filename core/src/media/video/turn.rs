@@ -4,18 +4,18 @@ use crate::media::Picture;
 
 /// One of the eight ways to lay a picture down: where its columns and rows go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(in crate::media) struct Turn {
     /// Signs of `x' = a x + c y` and `y' = b x + d y`, each -1, 0 or 1.
     signs: [i8; 4],
 }
 
 impl Turn {
     /// As it lies.
-    pub(super) const NONE: Self = Self { signs: [1, 0, 0, 1] };
+    pub(in crate::media) const NONE: Self = Self { signs: [1, 0, 0, 1] };
 
     /// Of a display matrix, nine native integers row by row: `x' = a x + c y`, `y' = b x + d y` with `a` at 0, `b` at 1, `c` at
     /// 3 and `d` at 4. Nothing for one that is no turn by right angles.
-    pub(super) fn of_matrix(matrix: &[u8]) -> Option<Self> {
+    pub(in crate::media) fn of_matrix(matrix: &[u8]) -> Option<Self> {
         let numbers: Vec<i32> = matrix.as_chunks().0.iter().map(|&bytes| i32::from_ne_bytes(bytes)).collect();
         let [a, b, _, c, d, ..] = numbers[..] else { return None };
         let largest = [a, b, c, d].iter().map(|x| x.unsigned_abs()).max()?;

@@ -174,13 +174,7 @@ impl AudioWriter {
     ) -> Result<Self> {
         let path = path.as_ref();
         let format = AudioFormat::of_path(path)?;
-        if path.is_dir() {
-            return Err(Error::io(path, io::ErrorKind::IsADirectory.into()));
-        }
-        if !options.overwrite && path.symlink_metadata().is_ok() {
-            return Err(Error::io(path, io::ErrorKind::AlreadyExists.into()));
-        }
-        let target = Target::file(path).map_err(|source| Error::io(path, source))?;
+        let target = Target::create(path, options.overwrite)?;
         Self::begin(path, format, target, sample_rate_hz, channels, options)
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::files;
+use crate::{Error, Result, files};
 
 /// The receiver of encoded bytes.
 pub(in crate::media) enum Target {
@@ -16,6 +16,17 @@ pub(in crate::media) enum Target {
 }
 
 impl Target {
+    /// As [`Target::file`], unless `path` is a folder, or a file that may not be replaced.
+    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::io(path, io::ErrorKind::IsADirectory.into()));
+        }
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(Error::io(path, io::ErrorKind::AlreadyExists.into()));
+        }
+        Self::file(path).map_err(|source| Error::io(path, source))
+    }
+
     /// A temporary file in the folder of `path`.
     pub fn file(path: &Path) -> io::Result<Self> {
         Ok(Self::File(BufWriter::with_capacity(1 << 16, files::partial(path)?)))
