@@ -81,6 +81,11 @@ fn a_track_a_picture_and_a_video_become_a_text_and_a_wav() {
     let audio = sound(path.join("a.wav"));
     assert!((audio.duration_s() - video_s).abs() < 1e-3, "{} {video_s}", audio.duration_s());
     assert!(audio.peak() > 1e-3);
+    // Beside it the video, as long as it was, with the music under it.
+    let film = path.join("a.mp4");
+    let facts = musaic_core::media::read_video(&film, &options).unwrap().facts;
+    assert!((facts.duration_s - video_s).abs() < 0.03, "{} {video_s}", facts.duration_s);
+    assert!((sound(film).duration_s() - video_s).abs() < 0.03);
     let request: Value = serde_json::from_str(&read_metadata(path.join("a.wav")).unwrap()).unwrap();
     let kinds: Vec<_> = request["composed"]["inputs"].as_array().unwrap().iter().map(|i| i["kind"].clone()).collect();
     assert_eq!(kinds, ["track", "picture", "video"]);

@@ -10,7 +10,7 @@ use anyhow::Context;
 use musaic_adapters::bridge::BridgeKind;
 use musaic_core::{
     Error,
-    media::{Limits, Selection, VideoOptions, read_audio, read_video},
+    media::{FilmOptions, Limits, OwnSound, Selection, Tags, VideoOptions, lay_under, read_audio, read_video},
     role::DecoderSpec,
 };
 use serde::Serialize;
@@ -76,6 +76,13 @@ pub struct Args {
     /// Make music for this video, as long as it is
     #[arg(long, value_name = "FILE")]
     video: Option<PathBuf>,
+    /// What becomes of the video's own sound: replace, keep (the music lies below it) or duck (the music steps back where it is
+    /// heard) [default: replace]
+    #[arg(long, value_name = "WHAT", value_parser = own_sound, requires = "video")]
+    sound: Option<OwnSound>,
+    /// Only the music: no video with the music laid under it
+    #[arg(long, requires = "video", conflicts_with = "sound")]
+    no_film: bool,
     /// Make music from this track, as long as it is
     #[arg(long, value_name = "FILE")]
     audio: Option<PathBuf>,
@@ -118,6 +125,9 @@ struct Report<'a> {
     peak_memory_bytes: Option<u64>,
     stopped: bool,
     takes: &'a [TakeReport],
+    /// Videos with the music laid under them, one a take.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    films: &'a [String],
     #[serde(skip_serializing_if = "<[Moved]>::is_empty")]
     explain: &'a [Moved],
 }
@@ -146,6 +156,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         config.generate.seconds = seconds;
     }
     let job = job(&args, &config, inputs)?;
+    let films = args.films(&job)?;
     let cancel = stop::on_interrupt();
     let talk = |text: String| {
         if !args.quiet {
@@ -182,6 +193,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let load_s = started.elapsed().as_secs_f64();
 
     let mut takes = Vec::new();
+    let mut laid = Vec::new();
     let mut stopped = false;
     for take in 0..config.generate.takes {
         let label = if config.generate.takes > 1 { format!("take {}", take + 1) } else { "playing".into() };
@@ -191,6 +203,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         stopped = report.as_ref().is_none_or(|r| r.stopped);
         if let Some(report) = report {
             talk(describe(&report));
+            if let (Some(Film { path }), Some(video), false) = (films.get(take as usize), &args.video, stopped) {
+                let options = args.film_options(&report)?;
+                let music = read_audio(report.path.as_deref().unwrap_or_default(), &Limits::default())?;
+                let film = lay_under(video, &music, &options, path, args.force, &cancel)?;
+                talk(format!("{}: {:.2} s, the music laid under {}", path.display(), film.duration_s, video.display()));
+                laid.push(path.display().to_string());
+            }
             takes.push(report);
         }
         if stopped {
@@ -214,6 +233,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             peak_memory_bytes: crate::pipeline::preflight::peak_memory(),
             stopped,
             takes: &takes,
+            films: &laid,
             explain: &moved,
         };
         super::print_json(&report)?;
@@ -325,6 +345,59 @@ impl Args {
             [(&self.audio, BridgeKind::Music), (&self.image, BridgeKind::Image), (&self.video, BridgeKind::Video)];
         let named = named.into_iter().filter_map(|(path, kind)| Some((path.as_deref()?, kind)));
         named.map(|(path, kind)| system::look(path, Some(kind))).collect()
+    }
+}
+
+/// A video that is to be written.
+struct Film {
+    path: PathBuf,
+}
+
+/// Endings of videos that music can be laid under as they are.
+const FILMS: [&str; 4] = ["mp4", "mov", "mkv", "webm"];
+
+impl Args {
+    /// The videos beside the takes: the same names with the video's own ending, or `mkv`, which takes any pictures.
+    fn films(&self, job: &Job) -> anyhow::Result<Vec<Film>> {
+        let (Some(video), false, Output::Files(files)) = (&self.video, self.no_film, &job.output) else {
+            return Ok(Vec::new());
+        };
+        if video.is_dir() {
+            return Ok(Vec::new());
+        }
+        let own = video.extension().map(|e| e.to_string_lossy().to_lowercase());
+        let ending = own.filter(|own| FILMS.contains(&own.as_str())).unwrap_or_else(|| "mkv".into());
+        let mut films = Vec::with_capacity(files.len());
+        for file in files {
+            let path = file.with_extension(&ending);
+            if path.exists() && !self.force {
+                return Err(BadInput::new(format!("output {}: exists already", path.display()))
+                    .hint("--force overwrites it, --no-film leaves the video out")
+                    .into());
+            }
+            films.push(Film { path });
+        }
+        Ok(films)
+    }
+
+    fn film_options(&self, report: &TakeReport) -> anyhow::Result<FilmOptions> {
+        let tags = Tags { recipe: Some(serde_json::to_string(&report.request)?), ..Tags::default() };
+        let own_sound = self.sound.unwrap_or_default();
+        let given = self.normalize.as_deref().map(loudness).transpose()?;
+        let options = FilmOptions { own_sound, tags, ..FilmOptions::default() };
+        Ok(match given {
+            Some(music_lufs) => FilmOptions { music_lufs, ..options },
+            None => options,
+        })
+    }
+}
+
+fn own_sound(text: &str) -> Result<OwnSound, &'static str> {
+    match text {
+        "replace" => Ok(OwnSound::Replace),
+        "keep" => Ok(OwnSound::Keep),
+        "duck" => Ok(OwnSound::Duck),
+        _ => Err("expected replace, keep or duck"),
     }
 }
 
