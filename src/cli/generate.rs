@@ -11,7 +11,7 @@ use musaic_adapters::bridge::BridgeKind;
 use musaic_core::{
     Error,
     media::{FilmOptions, Limits, OwnSound, Selection, Tags, VideoOptions, lay_under, read_audio, read_video},
-    role::DecoderSpec,
+    role::{Cancel, DecoderSpec},
 };
 use serde::Serialize;
 
@@ -258,32 +258,32 @@ fn batch(args: &Args, config: &RunConfig, path: &Path, free: bool) -> anyhow::Re
         }
         jobs.push(row_job(args, config, row, output, free).with_context(|| row.at().to_owned())?);
     }
-    let longest = jobs.iter().map(|job| job.config.generate.seconds).fold(0.0, f64::max);
-    let mut held = config.clone();
-    if !jobs.is_empty() {
-        held.generate.seconds = longest;
-    }
-    let kinds = system::one_of_each(jobs.iter().flat_map(|job| job.compose.iter().flatten()));
-    let mut studio = Studio::open(&held, &kinds)?;
-    let mut takes = Vec::with_capacity(jobs.len());
-    for job in &jobs {
-        let mut hearing = HearingProgress::new(job.compose.as_ref().map_or(0, Vec::len), args.quiet);
-        let composition = studio.compose(job, &cancel, &mut hearing)?;
-        let watch = |spec: &DecoderSpec| Progress::new("playing", spec.frame_rate_hz, args.quiet);
-        let Some(report) = studio.play(job, composition, &cancel, watch)? else {
-            return Err(Error::Cancelled.into());
-        };
-        if !args.quiet {
-            super::say(&describe(&report));
-        }
-        takes.push(report);
-    }
+    let takes = if jobs.is_empty() { Vec::new() } else { play_all(args, config, &jobs, &cancel)? };
     if args.json {
         super::print_json(&takes)?;
     } else if !args.quiet {
         super::say(&format!("{}: {} new of {} files", path.display(), takes.len(), batch.rows().len()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn play_all(args: &Args, config: &RunConfig, jobs: &[Job], cancel: &Cancel) -> anyhow::Result<Vec<TakeReport>> {
+    let mut config = config.clone();
+    config.generate.seconds = jobs.iter().map(|job| job.config.generate.seconds).fold(0.0, f64::max);
+    let kinds = system::one_of_each(jobs.iter().flat_map(|job| job.compose.iter().flatten()));
+    let mut studio = Studio::open(&config, &kinds)?;
+    let mut takes = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let mut hearing = HearingProgress::new(job.compose.as_ref().map_or(0, Vec::len), args.quiet);
+        let composition = studio.compose(job, cancel, &mut hearing)?;
+        let watch = |spec: &DecoderSpec| Progress::new("playing", spec.frame_rate_hz, args.quiet);
+        let report = studio.play(job, composition, cancel, watch)?.ok_or(Error::Cancelled)?;
+        if !args.quiet {
+            super::say(&describe(&report));
+        }
+        takes.push(report);
+    }
+    Ok(takes)
 }
 
 /// The request of a row.

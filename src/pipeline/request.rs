@@ -124,6 +124,10 @@ impl Composed {
             let (was, is) = (&self.fingerprint, &other.fingerprint);
             differences.push(format!("the language model's checkpoint changed: it was {was}, is {is}"));
         }
+        // Files of before these were written down name none.
+        if self.parts.is_empty() {
+            return differences;
+        }
         let names: BTreeSet<_> = self.parts.keys().chain(other.parts.keys()).collect();
         for name in names {
             let (was, is) = (self.parts.get(name), other.parts.get(name));
@@ -224,6 +228,26 @@ impl MadeWith {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changed_is_named() {
+        let composed = |fingerprint: &str, parts: &[(&str, &str)]| Composed {
+            inputs: Vec::new(),
+            answer: String::new(),
+            music_tokens_added: false,
+            system: SystemConfig::default(),
+            fingerprint: fingerprint.into(),
+            parts: parts.iter().map(|(name, hash)| ((*name).into(), (*hash).into())).collect(),
+        };
+        let then = composed("a", &[("mert", "1"), ("tokenizer", "2")]);
+        assert!(then.differences(&then).is_empty());
+        let now = composed("b", &[("mert", "3"), ("tokenizer", "2"), ("knn", "4")]);
+        let told = then.differences(&now);
+        assert_eq!(told.len(), 3);
+        assert!(told[0].contains("checkpoint changed: it was a, is b"), "{told:?}");
+        assert!(told[1].contains("system.knn changed: it was none, is 4"), "{told:?}");
+        assert_eq!(composed("b", &[]).differences(&now), Vec::<String>::new());
+    }
 
     #[test]
     fn a_recipe_has_room_for_the_end() {

@@ -137,7 +137,9 @@ impl System {
 
     /// Parameters of the language model and its adapters: what [`Mind::load`] holds.
     pub fn parameters(&self) -> u64 {
-        let ours = self.source.tensors().iter().filter(|(name, _)| !is_other_part(name));
+        // The shards' frequencies of positions are computed, not held.
+        let held = |name: &str| !is_other_part(name) && name != "llama.rope.freqs";
+        let ours = self.source.tensors().iter().filter(|(name, _)| held(name));
         ours.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
