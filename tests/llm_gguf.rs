@@ -67,13 +67,15 @@ fn eight_bits_are_those_of_our_own_packing() {
     };
     let (exact, read) = load(WeightFormat::F32);
     let (packed, taken) = load(WeightFormat::Q8_0);
-    // Taken over, packed by us, and widened to f32: the same numbers in all three.
-    for (what, other) in [("packed", &packed), ("widened", &read)] {
-        let (off, _, largest) = apart(&taken, other);
-        assert!(off <= 2.0 * ORDER * largest, "{what}: off by {off} of {largest}");
+    // Taken over and packed by us: the same numbers.
+    let (off, _, largest) = apart(&taken, &packed);
+    assert!(off <= 2.0 * ORDER * largest, "off by {off} of {largest}");
+    // Widened to f32 they are off by the rounding of the weights; as they are, by that of the activations as well.
+    for (what, other) in [("weights", &read), ("weights and activations", &taken)] {
+        let (off, mean, largest) = apart(other, &exact);
+        let good = mean > 0.0 && off <= 0.08 * largest && mean <= 0.01 * largest;
+        assert!(good, "{what}: off by {off}, mean {mean}, of {largest}");
     }
-    let (off, mean, largest) = apart(&taken, &exact);
-    assert!(mean > 0.0 && off <= 0.08 * largest && mean <= 0.01 * largest, "off by {off}, mean {mean}, of {largest}");
 }
 
 #[test]
