@@ -385,6 +385,10 @@ fn bad_input_is_one_message() {
     refused(&["generate", "--batch", "rows.jsonl"], "rows.jsonl, line 1: `second`");
     std::fs::write(path.join("rows.jsonl"), "{\"output\": \"x.wav\"}\n{\"output\": \"./x.wav\"}\n").unwrap();
     refused(&["generate", "--batch", "rows.jsonl"], "line 2: output");
+    let plain = ["edit", &track, "x", "--image", &track, "-o", "x.wav"];
+    let output = musaic(path).env_remove("MUSAIC_SYSTEM_CHECKPOINT").args(plain).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no language model to look at it"));
     refused(&["inspect", &track], "track.wav");
     refused(&["ask", &track, &"long ".repeat(4000)], "room for an answer");
     assert!(!path.join("x.wav").exists());

@@ -259,6 +259,13 @@ impl Args {
     /// What is heard and seen, where a language model is configured.
     fn media(&self, config: &RunConfig) -> anyhow::Result<Option<Vec<Input>>> {
         if config.system.checkpoint.is_empty() {
+            let given = [("image", self.image.is_some()), ("video", self.video.is_some()), ("explain", self.explain)];
+            if let Some((name, _)) = given.into_iter().find(|(_, given)| *given) {
+                let message = format!("{name}: there is no language model to look at it, expected one beside --{name}");
+                return Err(BadInput::new(message)
+                    .hint("name one with --checkpoint and --llama, or `--preset debug`")
+                    .into());
+            }
             return Ok(None);
         }
         let named =

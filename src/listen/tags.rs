@@ -85,6 +85,12 @@ impl Tags {
         let near = |other: &(usize, &f64)| tempo::agrees(tempo::bpm(other.0), tempo::bpm(best));
         let key = largest(&keys);
         let sound = loudness(audio)?;
+        // Of silence the detectors would still say something.
+        let heard = if sound.integrated_lufs.is_finite() { 1.0 } else { 0.0 };
+        for sure in tempi.iter_mut().chain(&mut keys).chain(&mut families) {
+            *sure *= heard;
+        }
+        drums *= heard;
         let mut instruments: Vec<_> = FAMILIES.iter().zip(&families).map(|(name, p)| tag(name, *p)).collect();
         instruments.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
         instruments.retain(|tag| tag.confidence >= 0.1);
@@ -147,6 +153,9 @@ mod tests {
         for samples in [vec![0.0; 160_000], vec![0.1; 16]] {
             let tags = Tags::of(&Audio::mono(samples, 16_000), &Detectors::built_in().unwrap()).unwrap();
             assert!(tags.tempo_confidence.is_finite() && tags.key.confidence.is_finite());
+            if tags.loudness_lufs.is_none() {
+                assert!(tags.tempo_confidence == 0.0 && tags.key.confidence == 0.0 && tags.instruments.is_empty());
+            }
         }
     }
 }
