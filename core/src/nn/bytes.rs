@@ -36,6 +36,8 @@ pub(crate) trait Bytes: Copy {
     /// All lanes added, halves onto halves.
     fn sum(self, v: Self::F) -> f32;
     fn half(self, x: f16) -> f32;
+    /// Eight half-precision numbers.
+    fn halves(self, x: [f16; 8]) -> Self::F;
     /// Eight bytes, the lowest first, each times `unit`.
     fn scaled_bytes(self, bytes: u64, unit: f32) -> Self::F;
     /// Weights of -128 to 127.
@@ -157,6 +159,11 @@ impl Bytes for Plain {
     #[inline(always)]
     fn half(self, x: f16) -> f32 {
         x.to_f32()
+    }
+
+    #[inline(always)]
+    fn halves(self, x: [f16; 8]) -> [f32; 8] {
+        x.map(f16::to_f32)
     }
 
     #[inline(always)]
@@ -335,6 +342,12 @@ mod x86 {
                 #[inline(always)]
                 fn half(self, x: f16) -> f32 {
                     v!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(x.to_bits())))))
+                }
+
+                #[inline(always)]
+                fn halves(self, x: [f16; 8]) -> __m256 {
+                    let [a, b, c, d, e, f, g, h] = x.map(|x| x.to_bits().cast_signed());
+                    v!(_mm256_cvtph_ps(_mm_setr_epi16(a, b, c, d, e, f, g, h)))
                 }
 
                 #[inline(always)]

@@ -13,6 +13,8 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 use super::{
     block::{Q4k, Q8},
     bytes::{Bytes, Kernel, dispatch},
@@ -185,11 +187,14 @@ impl Whole for Q8 {
         sums: &mut [[S::F; M]; N],
     ) {
         for n in 0..N {
-            let mut scales = [0f32; EIGHT];
-            for (scale, block) in scales.iter_mut().zip(blocks[n]) {
-                *scale = s.half(block.scale);
-            }
-            let scales = s.load(&scales);
+            let scales = match blocks[n] {
+                [a, b, c, d, e, f, g, h] => s.halves([a, b, c, d, e, f, g, h].map(|block| block.scale)),
+                rest => {
+                    let mut scales = [f16::ZERO; EIGHT];
+                    scales.iter_mut().zip(rest).for_each(|(scale, block)| *scale = block.scale);
+                    s.halves(scales)
+                }
+            };
             // Spelt out, here and below, so that all eight stay in registers.
             let weights = match blocks[n] {
                 [a, b, c, d, e, f, g, h] => [a, b, c, d, e, f, g, h].map(|block| s.signed(block.bytes())),
