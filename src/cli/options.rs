@@ -125,16 +125,22 @@ pub struct SystemPaths {
 }
 
 impl SystemPaths {
+    /// Each with its key.
+    fn named(&self) -> [(&'static str, &Option<String>); 6] {
+        [
+            ("checkpoint", &self.checkpoint),
+            ("llama", &self.llama),
+            ("mert", &self.mert),
+            ("vit", &self.vit),
+            ("vivit", &self.vivit),
+            ("knn", &self.knn),
+        ]
+    }
+
     /// Puts these over what a file was made with: they may have moved.
     pub fn over(&self, config: &mut SystemConfig) {
-        for (given, value) in [
-            (&self.checkpoint, &mut config.checkpoint),
-            (&self.llama, &mut config.llama),
-            (&self.mert, &mut config.mert),
-            (&self.vit, &mut config.vit),
-            (&self.vivit, &mut config.vivit),
-            (&self.knn, &mut config.knn),
-        ] {
+        let SystemConfig { checkpoint, llama, mert, vit, vivit, knn, .. } = config;
+        for ((_, given), value) in self.named().into_iter().zip([checkpoint, llama, mert, vit, vivit, knn]) {
             if let Some(given) = given {
                 value.clone_from(given);
             }
@@ -171,16 +177,8 @@ pub struct SystemOptions {
 impl SystemOptions {
     /// Puts these flags over the layers.
     pub fn apply(&self, layers: &mut Layers) {
-        for (key, value) in [
-            ("checkpoint", &self.paths.checkpoint),
-            ("llama", &self.paths.llama),
-            ("mert", &self.paths.mert),
-            ("vit", &self.paths.vit),
-            ("vivit", &self.paths.vivit),
-            ("knn", &self.paths.knn),
-            ("audio", &self.hear),
-            ("format", &self.text_format),
-        ] {
+        let others = [("audio", &self.hear), ("format", &self.text_format)];
+        for (key, value) in self.paths.named().into_iter().chain(others) {
             layers.flag(&format!("system.{key}"), value.clone());
         }
         layers.flag("system.video_windows", self.video_windows.map(i64::from));

@@ -143,11 +143,6 @@ impl Composer {
         &self.system
     }
 
-    /// The media.
-    pub fn inputs(&self) -> &[Input] {
-        &self.inputs
-    }
-
     /// Encoders of this system, none loaded yet; see [`Encoders::new`].
     pub fn encoders(&self, keep: bool) -> Encoders {
         // They are small beside the language model, and quantising them would cost more than it saves.

@@ -7,11 +7,7 @@ use musaic_adapters::{
     bridge::{Blend, BridgeKind},
     projector::{Scaling, musicgen_states},
 };
-use musaic_core::{
-    Error, Result, WeightFormat,
-    role::{Cancel, Sampling},
-    weights::Weights,
-};
+use musaic_core::{Error, Result, WeightFormat, role::Cancel, weights::Weights};
 
 use super::{Heard, System, debug};
 use crate::llm::{
@@ -173,10 +169,5 @@ impl Mind {
     /// Whether a medium of this kind can have any effect.
     pub fn can_notice(&self, kind: BridgeKind) -> bool {
         self.model.can_notice(kind)
-    }
-
-    /// How words are picked.
-    pub fn sampling(&self) -> Sampling {
-        self.options.sampling
     }
 }
